@@ -1,0 +1,30 @@
+"""What the model is. One idea a file, flat: `save_pretrained` copies these files beside the weights.
+
+configuration_rhapsode   the switches             norms         LayerNorm, RMSNorm and their relatives
+validation               which combinations exist positions     rotary, learned and sinusoidal positions
+presets                  the named designs        attention     queries, keys, values
+modeling_rhapsode        the models               feedforward   the layer between attentions
+                                                  block         how they are wired
+"""
+
+from .configuration_rhapsode import RhapsodeConfig
+from .modeling_rhapsode import (
+    RhapsodeForCausalLM,
+    RhapsodeForQuestionAnswering,
+    RhapsodeForSequenceClassification,
+    RhapsodeForTokenClassification,
+    RhapsodeModel,
+    RhapsodePreTrainedModel,
+)
+from .presets import presets
+
+__all__ = [
+    "RhapsodeConfig",
+    "RhapsodeForCausalLM",
+    "RhapsodeForQuestionAnswering",
+    "RhapsodeForSequenceClassification",
+    "RhapsodeForTokenClassification",
+    "RhapsodeModel",
+    "RhapsodePreTrainedModel",
+    "presets",
+]

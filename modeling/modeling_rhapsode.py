@@ -1,0 +1,292 @@
+# Copyright 2026 The Rhapsode authors. Licensed under the Apache License, Version 2.0.
+"""The model: tokens -> embedding -> blocks -> norm -> logits.
+
+    x_0 = s_e E[token] (+ P[position]);   x_{l+1} = block_l(x_l);   logits = s_l W N(x_L) + b
+
+Each part is chosen in a constructor, from the file that is named after it; the forward passes have no switches. This
+folder is self-contained: `save_pretrained` copies it beside the weights, so that a saved directory opens with
+`trust_remote_code=True` where Rhapsode is not installed.
+
+Legend: B batch, T positions, D model, V vocabulary.
+"""
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.generation import GenerationMixin
+from transformers.masking_utils import (
+    create_causal_mask,
+    create_sliding_window_causal_mask,
+    find_packed_sequence_indices,
+    packed_sequence_mask_function,
+)
+from transformers.modeling_layers import (
+    GenericForQuestionAnswering,
+    GenericForSequenceClassification,
+    GenericForTokenClassification,
+)
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_utils import PreTrainedModel
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .attention import RhapsodeAttention
+from .block import RhapsodeDecoderLayer
+from .configuration_rhapsode import RhapsodeConfig
+from .norms import RhapsodePerHeadNorm, build_norm
+from .positions import (
+    RhapsodeRotaryEmbedding,
+    RhapsodeSinusoidalEmbedding,
+    absolute_positions,
+    build_position_table,
+    build_token_embedding,
+)
+
+AUTO_MAP = {"AutoConfig": "configuration_rhapsode.RhapsodeConfig"} | {
+    auto_class: f"modeling_rhapsode.{name}"
+    for auto_class, name in {
+        "AutoModel": "RhapsodeModel",
+        "AutoModelForCausalLM": "RhapsodeForCausalLM",
+        "AutoModelForSequenceClassification": "RhapsodeForSequenceClassification",
+        "AutoModelForTokenClassification": "RhapsodeForTokenClassification",
+        "AutoModelForQuestionAnswering": "RhapsodeForQuestionAnswering",
+    }.items()
+}
+
+
+class RhapsodePreTrainedModel(PreTrainedModel):
+    config: RhapsodeConfig
+    config_class = RhapsodeConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["RhapsodeDecoderLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _can_compile_fullgraph = True
+    _supports_attention_backend = True
+    _can_record_outputs = {"hidden_states": RhapsodeDecoderLayer, "attentions": RhapsodeAttention}
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, RhapsodeSinusoidalEmbedding):
+            init.copy_(module.weight, module.table())
+        elif isinstance(module, RhapsodePerHeadNorm) and module.weight is not None:
+            init.ones_(module.weight)
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """As in transformers, and with the code: the directory then opens anywhere by `trust_remote_code=True`."""
+        self.config.auto_map = dict(AUTO_MAP)  # transformers would list the class of this model only
+        return super().save_pretrained(save_directory, **kwargs)
+
+
+class RhapsodeModel(RhapsodePreTrainedModel):
+    """The backbone: hidden states (B, T, D) after the last norm."""
+
+    _auto_class = "AutoModel"
+
+    def __init__(self, config: RhapsodeConfig):
+        super().__init__(config)
+        self.padding_idx, self.vocab_size = config.pad_token_id, config.vocab_size
+        self.embed_tokens = build_token_embedding(config)
+        self.embed_positions = build_position_table(config)
+        self.embed_norm = build_norm(config) if config.embedding_norm else nn.Identity()
+        self.dropout = nn.Dropout(config.embedding_dropout)
+        self.layers = nn.ModuleList([RhapsodeDecoderLayer(config, i) for i in range(config.num_hidden_layers)])
+        self.norm = nn.Identity() if config.norm_order == "post" else build_norm(config)
+        self.rotary_emb = RhapsodeRotaryEmbedding(config) if config.position_embedding_type == "rope" else None
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,  # (B, T)
+        attention_mask: torch.Tensor | None = None,  # (B, cached + T), 0 at padding
+        position_ids: torch.LongTensor | None = None,  # (B, T); positions that start again start a new document
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,  # (B, T, D)
+        use_cache: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPast:
+        if (input_ids is None) ^ (inputs_embeds is not None):
+            raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)
+        masks = self.attention_masks(inputs_embeds, attention_mask, past_key_values, position_ids)
+        if use_cache and past_key_values is None:  # only now: beside a cache, masks ignore packed documents
+            past_key_values = DynamicCache(config=self.config)
+        if position_ids is None:
+            seen = past_key_values.get_seq_length() if past_key_values is not None else 0
+            position_ids = (torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + seen).unsqueeze(0)
+            if self.embed_positions is not None:
+                position_ids = absolute_positions(position_ids, attention_mask)
+
+        hidden_states = self.embed(inputs_embeds, position_ids)
+        position_embeddings = None
+        if self.rotary_emb is not None:
+            position_embeddings = self.rotary_emb(hidden_states, position_ids=position_ids)
+        for i, decoder_layer in enumerate(self.layers[: self.config.num_hidden_layers]):
+            hidden_states = decoder_layer(
+                hidden_states,
+                attention_mask=masks[self.config.attention_type(i)],
+                position_embeddings=position_embeddings,
+                position_ids=position_ids,
+                past_key_values=past_key_values,
+                use_cache=use_cache,
+                **kwargs,
+            )
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
+
+    def embed(self, inputs_embeds: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+        """Add positions, normalise and drop, (B, T, D) -> (B, T, D).
+
+        A later stage of a pipeline, whose first layer is a placeholder, is fed hidden states: they pass unchanged.
+        """
+        if isinstance(self.layers[0], nn.Identity):
+            return inputs_embeds
+        if self.embed_positions is not None:
+            inputs_embeds = inputs_embeds + self.embed_positions(position_ids).to(inputs_embeds.dtype)
+        return self.dropout(self.embed_norm(inputs_embeds))
+
+    def attention_masks(self, inputs_embeds, attention_mask, past_key_values, position_ids) -> dict:
+        """The mask of each kind of layer, in the form that the chosen attention kernel takes.
+
+        Packed documents (positions that start again) never see each other, also where a mask of padding is given:
+        transformers looks for them only where there is none.
+        """
+        if isinstance(attention_mask, dict):  # `generate` with a static cache has built them
+            return attention_mask
+        arguments = {
+            "config": self.config,
+            "inputs_embeds": inputs_embeds,
+            "attention_mask": attention_mask,
+            "past_key_values": past_key_values,
+            "position_ids": position_ids,
+        }
+        if attention_mask is not None and position_ids is not None and past_key_values is None:
+            documents = find_packed_sequence_indices(position_ids.expand(inputs_embeds.shape[0], -1))
+            if documents is not None and "flash" not in self.config._attn_implementation:  # flash reads position_ids
+                arguments["and_mask_function"] = packed_sequence_mask_function(documents)
+        kinds = {self.config.attention_type(i) for i in range(self.config.num_hidden_layers)}
+        build = {"full_attention": create_causal_mask, "sliding_attention": create_sliding_window_causal_mask}
+        return {kind: build[kind](**arguments) for kind in sorted(kinds)}
+
+
+class RhapsodeForCausalLM(RhapsodePreTrainedModel, GenerationMixin):
+    """The language model: logits (B, T, V) and, with `labels`, the loss in nats per target token."""
+
+    _auto_class = "AutoModelForCausalLM"
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+    _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}
+    _fsdp_plan = {"lm_head": "keep_full_weight"}
+
+    def __init__(self, config: RhapsodeConfig):
+        super().__init__(config)
+        self.model = RhapsodeModel(config)
+        self.vocab_size = config.vocab_size
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.lm_head_bias)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,  # (B, T), not shifted; -100 is no target
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,  # the last n positions, or these; 0 is all
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> CausalLMOutputWithPast:
+        outputs: BaseModelOutputWithPast = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.scale_logits(self.lm_head(outputs.last_hidden_state[:, keep, :]))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def scale_logits(self, logits: torch.Tensor) -> torch.Tensor:
+        """What stands between the head and the softmax: the multiplier and the soft cap of the configuration."""
+        if self.config.logit_scale != 1.0:
+            logits = logits * self.config.logit_scale
+        if (cap := self.config.final_logit_softcapping) is not None:
+            logits = cap * torch.tanh(logits / cap)
+        return logits
+
+
+# The task heads take the forward pass of transformers' generic ones. Their constructors look the backbone up through
+# `AutoModel.from_config`, which asks for trust a second time where this file is remote code: ours build it directly.
+
+
+class RhapsodeForSequenceClassification(GenericForSequenceClassification, RhapsodePreTrainedModel):
+    """Scores (B, num_labels) read at the last token that is not padding; with one label, a reward model."""
+
+    _auto_class = "AutoModelForSequenceClassification"
+
+    def __init__(self, config: RhapsodeConfig):
+        RhapsodePreTrainedModel.__init__(self, config)
+        self.num_labels = config.num_labels
+        self.model = RhapsodeModel(config)
+        self.score = nn.Linear(config.hidden_size, config.num_labels, bias=False)
+        self.post_init()
+
+
+class RhapsodeForTokenClassification(GenericForTokenClassification, RhapsodePreTrainedModel):
+    """Scores (B, T, num_labels)."""
+
+    _auto_class = "AutoModelForTokenClassification"
+
+    def __init__(self, config: RhapsodeConfig):
+        RhapsodePreTrainedModel.__init__(self, config)
+        self.num_labels = config.num_labels
+        self.model = RhapsodeModel(config)
+        self.dropout = nn.Dropout(config.residual_dropout)
+        self.score = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+
+class RhapsodeForQuestionAnswering(GenericForQuestionAnswering, RhapsodePreTrainedModel):
+    """Scores (B, T) of each token as start and as end of the answer."""
+
+    _auto_class = "AutoModelForQuestionAnswering"
+
+    def __init__(self, config: RhapsodeConfig):
+        RhapsodePreTrainedModel.__init__(self, config)
+        self.model = RhapsodeModel(config)
+        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+        self.post_init()
+
+
+__all__ = [
+    "RhapsodeForCausalLM",
+    "RhapsodeForQuestionAnswering",
+    "RhapsodeForSequenceClassification",
+    "RhapsodeForTokenClassification",
+    "RhapsodeModel",
+    "RhapsodePreTrainedModel",
+]
