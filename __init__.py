@@ -24,6 +24,8 @@ _HOMES = {
     "RhapsodeForQuestionAnswering": ".modeling",
     "presets": ".modeling",
     "export": ".hub",
+    "load_foreign": ".hub",
+    "save_foreign": ".hub",
 }
 __all__ = list(_HOMES)
 

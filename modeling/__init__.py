@@ -7,24 +7,9 @@ modeling_rhapsode        the models               feedforward   the layer betwee
                                                   block         how they are wired
 """
 
+from . import modeling_rhapsode
 from .configuration_rhapsode import RhapsodeConfig
-from .modeling_rhapsode import (
-    RhapsodeForCausalLM,
-    RhapsodeForQuestionAnswering,
-    RhapsodeForSequenceClassification,
-    RhapsodeForTokenClassification,
-    RhapsodeModel,
-    RhapsodePreTrainedModel,
-)
+from .modeling_rhapsode import *  # noqa: F403
 from .presets import presets
 
-__all__ = [
-    "RhapsodeConfig",
-    "RhapsodeForCausalLM",
-    "RhapsodeForQuestionAnswering",
-    "RhapsodeForSequenceClassification",
-    "RhapsodeForTokenClassification",
-    "RhapsodeModel",
-    "RhapsodePreTrainedModel",
-    "presets",
-]
+__all__ = ["RhapsodeConfig", "presets", *modeling_rhapsode.__all__]

@@ -9,46 +9,41 @@ parallel   x = x + A(N(x)) + F(N(x))                          GPT-J, PaLM; GPT-N
 Each line is a function below, chosen once in the constructor together with the names of the norms that it uses.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import nn
-from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention import RhapsodeAttention
-from .feedforward import build_feedforward
+from .feedforward import RhapsodeGatedMLP, RhapsodeMLP
 from .norms import build_norm
 
-Sublayer = Callable[[torch.Tensor], torch.Tensor]
 
-
-def pre_norm(block, x: torch.Tensor, attend: Sublayer, feed: Sublayer) -> torch.Tensor:
+def pre_norm(block, x, attend, feed):
     x = block.add(x, attend(block.input_layernorm(x)))
     return block.add(x, feed(block.post_attention_layernorm(x)))
 
 
-def output_norm(block, x: torch.Tensor, attend: Sublayer, feed: Sublayer) -> torch.Tensor:
+def output_norm(block, x, attend, feed):
     x = block.add(x, block.post_attention_layernorm(attend(x)))
     return block.add(x, block.post_feedforward_layernorm(feed(x)))
 
 
-def sandwich_norm(block, x: torch.Tensor, attend: Sublayer, feed: Sublayer) -> torch.Tensor:
+def sandwich_norm(block, x, attend, feed):
     x = block.add(x, block.post_attention_layernorm(attend(block.input_layernorm(x))))
     return block.add(x, block.post_feedforward_layernorm(feed(block.pre_feedforward_layernorm(x))))
 
 
-def post_norm(block, x: torch.Tensor, attend: Sublayer, feed: Sublayer) -> torch.Tensor:
+def post_norm(block, x, attend, feed):
     x = block.post_attention_layernorm(block.add(x, attend(x)))
     return block.post_feedforward_layernorm(block.add(x, feed(x)))
 
 
-def parallel_one_norm(block, x: torch.Tensor, attend: Sublayer, feed: Sublayer) -> torch.Tensor:
+def parallel_one_norm(block, x, attend, feed):
     normed = block.input_layernorm(x)
     return block.add(x, attend(normed) + feed(normed))
 
 
-def parallel_two_norms(block, x: torch.Tensor, attend: Sublayer, feed: Sublayer) -> torch.Tensor:
+def parallel_two_norms(block, x, attend, feed):
     return block.add(x, attend(block.input_layernorm(x)) + feed(block.post_attention_layernorm(x)))
 
 
@@ -70,7 +65,7 @@ class RhapsodeDecoderLayer(GradientCheckpointingLayer):
         parallel = "parallel_one_norm" if config.parallel_shared_norm else "parallel_two_norms"
         self.wiring, norms = WIRINGS[parallel if config.parallel_block else config.norm_order]
         self.self_attn = RhapsodeAttention(config, layer_idx)
-        self.mlp = build_feedforward(config)
+        self.mlp = RhapsodeGatedMLP(config) if config.mlp_gated else RhapsodeMLP(config)
         for name in norms:
             self.add_module(name, build_norm(config))
         self.dropout = nn.Dropout(config.residual_dropout)
@@ -79,14 +74,7 @@ class RhapsodeDecoderLayer(GradientCheckpointingLayer):
     def add(self, x: torch.Tensor, update: torch.Tensor) -> torch.Tensor:
         return torch.add(x, self.dropout(update), alpha=self.residual_multiplier)
 
-    def forward(
-        self,
-        hidden_states: torch.Tensor,  # (B, T, D)
-        attention_mask: torch.Tensor | None = None,
-        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
-        past_key_values: Cache | None = None,
-        **kwargs,
-    ) -> torch.Tensor:
+    def forward(self, hidden_states, attention_mask=None, position_embeddings=None, past_key_values=None, **kwargs):
         def attend(x: torch.Tensor) -> torch.Tensor:
             return self.self_attn(x, position_embeddings, attention_mask, past_key_values, **kwargs)[0]
 

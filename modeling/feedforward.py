@@ -29,7 +29,3 @@ class RhapsodeGatedMLP(RhapsodeMLP):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
-
-
-def build_feedforward(config) -> nn.Module:
-    return RhapsodeGatedMLP(config) if config.mlp_gated else RhapsodeMLP(config)

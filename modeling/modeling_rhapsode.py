@@ -1,31 +1,22 @@
-# Copyright 2026 The Rhapsode authors. Licensed under the Apache License, Version 2.0.
 """The model: tokens -> embedding -> blocks -> norm -> logits.
 
     x_0 = s_e E[token] (+ P[position]);   x_{l+1} = block_l(x_l);   logits = s_l W N(x_L) + b
 
-Each part is chosen in a constructor, from the file that is named after it; the forward passes have no switches. This
-folder is self-contained: `save_pretrained` copies it beside the weights, so that a saved directory opens with
-`trust_remote_code=True` where Rhapsode is not installed.
+Each part is chosen in a constructor, from the file that is named after it. `save_pretrained` copies this folder beside
+the weights: a saved directory opens with `trust_remote_code=True` where Rhapsode is not installed.
 
 Legend: B batch, T positions, D model, V vocabulary.
 """
 
+from typing import ClassVar
+
 import torch
 from torch import nn
 from transformers import initialization as init
+from transformers import masking_utils
+from transformers import modeling_layers as heads
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationMixin
-from transformers.masking_utils import (
-    create_causal_mask,
-    create_sliding_window_causal_mask,
-    find_packed_sequence_indices,
-    packed_sequence_mask_function,
-)
-from transformers.modeling_layers import (
-    GenericForQuestionAnswering,
-    GenericForSequenceClassification,
-    GenericForTokenClassification,
-)
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import PreTrainedModel
 from transformers.processing_utils import Unpack
@@ -37,46 +28,29 @@ from .attention import RhapsodeAttention
 from .block import RhapsodeDecoderLayer
 from .configuration_rhapsode import RhapsodeConfig
 from .norms import RhapsodePerHeadNorm, build_norm
-from .positions import (
-    RhapsodeRotaryEmbedding,
-    RhapsodeSinusoidalEmbedding,
-    absolute_positions,
-    build_position_table,
-    build_token_embedding,
-)
+from .positions import RhapsodeSinusoidalEmbedding, absolute_positions, build_embeddings
 
-AUTO_MAP = {"AutoConfig": "configuration_rhapsode.RhapsodeConfig"} | {
-    auto_class: f"modeling_rhapsode.{name}"
-    for auto_class, name in {
-        "AutoModel": "RhapsodeModel",
-        "AutoModelForCausalLM": "RhapsodeForCausalLM",
-        "AutoModelForSequenceClassification": "RhapsodeForSequenceClassification",
-        "AutoModelForTokenClassification": "RhapsodeForTokenClassification",
-        "AutoModelForQuestionAnswering": "RhapsodeForQuestionAnswering",
-    }.items()
-}
+TASKS = ("CausalLM", "SequenceClassification", "TokenClassification", "QuestionAnswering")
+AUTO_MAP = {"AutoConfig": "configuration_rhapsode.RhapsodeConfig", "AutoModel": "modeling_rhapsode.RhapsodeModel"}
+AUTO_MAP |= {f"AutoModelFor{task}": f"modeling_rhapsode.RhapsodeFor{task}" for task in TASKS}
 
 
 class RhapsodePreTrainedModel(PreTrainedModel):
     config: RhapsodeConfig
     config_class = RhapsodeConfig
     base_model_prefix = "model"
-    supports_gradient_checkpointing = True
-    _no_split_modules = ["RhapsodeDecoderLayer"]
-    _skip_keys_device_placement = ["past_key_values"]
-    _supports_flash_attn = True
-    _supports_sdpa = True
-    _supports_flex_attn = True
-    _can_compile_fullgraph = True
-    _supports_attention_backend = True
-    _can_record_outputs = {"hidden_states": RhapsodeDecoderLayer, "attentions": RhapsodeAttention}
+    _no_split_modules: ClassVar = ["RhapsodeDecoderLayer"]
+    _skip_keys_device_placement: ClassVar = ["past_key_values"]
+    supports_gradient_checkpointing = _can_compile_fullgraph = True
+    _supports_flash_attn = _supports_sdpa = _supports_flex_attn = _supports_attention_backend = True
+    _can_record_outputs: ClassVar = {"hidden_states": RhapsodeDecoderLayer, "attentions": RhapsodeAttention}
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, RhapsodeSinusoidalEmbedding):
             init.copy_(module.weight, module.table())
-        elif isinstance(module, RhapsodePerHeadNorm) and module.weight is not None:
+        elif isinstance(module, RhapsodePerHeadNorm):
             init.ones_(module.weight)
 
     def save_pretrained(self, save_directory, **kwargs):
@@ -93,13 +67,11 @@ class RhapsodeModel(RhapsodePreTrainedModel):
     def __init__(self, config: RhapsodeConfig):
         super().__init__(config)
         self.padding_idx, self.vocab_size = config.pad_token_id, config.vocab_size
-        self.embed_tokens = build_token_embedding(config)
-        self.embed_positions = build_position_table(config)
+        self.embed_tokens, self.embed_positions, self.rotary_emb = build_embeddings(config)
         self.embed_norm = build_norm(config) if config.embedding_norm else nn.Identity()
         self.dropout = nn.Dropout(config.embedding_dropout)
         self.layers = nn.ModuleList([RhapsodeDecoderLayer(config, i) for i in range(config.num_hidden_layers)])
         self.norm = nn.Identity() if config.norm_order == "post" else build_norm(config)
-        self.rotary_emb = RhapsodeRotaryEmbedding(config) if config.position_embedding_type == "rope" else None
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -127,29 +99,16 @@ class RhapsodeModel(RhapsodePreTrainedModel):
             position_ids = (torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + seen).unsqueeze(0)
             if self.embed_positions is not None:
                 position_ids = absolute_positions(position_ids, attention_mask)
-
         hidden_states = self.embed(inputs_embeds, position_ids)
-        position_embeddings = None
-        if self.rotary_emb is not None:
-            position_embeddings = self.rotary_emb(hidden_states, position_ids=position_ids)
+        rotary = None if self.rotary_emb is None else self.rotary_emb(hidden_states, position_ids=position_ids)
+        kwargs |= {"position_ids": position_ids, "past_key_values": past_key_values, "use_cache": use_cache}
         for i, decoder_layer in enumerate(self.layers[: self.config.num_hidden_layers]):
-            hidden_states = decoder_layer(
-                hidden_states,
-                attention_mask=masks[self.config.attention_type(i)],
-                position_embeddings=position_embeddings,
-                position_ids=position_ids,
-                past_key_values=past_key_values,
-                use_cache=use_cache,
-                **kwargs,
-            )
+            hidden_states = decoder_layer(hidden_states, masks[self.config.attention_type(i)], rotary, **kwargs)
         return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
 
     def embed(self, inputs_embeds: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
-        """Add positions, normalise and drop, (B, T, D) -> (B, T, D).
-
-        A later stage of a pipeline, whose first layer is a placeholder, is fed hidden states: they pass unchanged.
-        """
-        if isinstance(self.layers[0], nn.Identity):
+        """Add positions, normalise and drop, (B, T, D) -> (B, T, D)."""
+        if isinstance(self.layers[0], nn.Identity):  # a later stage of a pipeline, which is fed hidden states
             return inputs_embeds
         if self.embed_positions is not None:
             inputs_embeds = inputs_embeds + self.embed_positions(position_ids).to(inputs_embeds.dtype)
@@ -161,21 +120,16 @@ class RhapsodeModel(RhapsodePreTrainedModel):
         Packed documents (positions that start again) never see each other, also where a mask of padding is given:
         transformers looks for them only where there is none.
         """
-        if isinstance(attention_mask, dict):  # `generate` with a static cache has built them
+        if isinstance(attention_mask, dict):  # `generate` made them, by `create_masks_for_generate`
             return attention_mask
-        arguments = {
-            "config": self.config,
-            "inputs_embeds": inputs_embeds,
-            "attention_mask": attention_mask,
-            "past_key_values": past_key_values,
-            "position_ids": position_ids,
-        }
+        arguments = {"config": self.config, "inputs_embeds": inputs_embeds, "attention_mask": attention_mask}
+        arguments |= {"past_key_values": past_key_values, "position_ids": position_ids}
         if attention_mask is not None and position_ids is not None and past_key_values is None:
-            documents = find_packed_sequence_indices(position_ids.expand(inputs_embeds.shape[0], -1))
+            documents = masking_utils.find_packed_sequence_indices(position_ids.expand(len(inputs_embeds), -1))
             if documents is not None and "flash" not in self.config._attn_implementation:  # flash reads position_ids
-                arguments["and_mask_function"] = packed_sequence_mask_function(documents)
+                arguments["and_mask_function"] = masking_utils.packed_sequence_mask_function(documents)
         kinds = {self.config.attention_type(i) for i in range(self.config.num_hidden_layers)}
-        build = {"full_attention": create_causal_mask, "sliding_attention": create_sliding_window_causal_mask}
+        build = masking_utils.LAYER_PATTERN_TO_MASK_FUNCTION_MAPPING
         return {kind: build[kind](**arguments) for kind in sorted(kinds)}
 
 
@@ -183,10 +137,10 @@ class RhapsodeForCausalLM(RhapsodePreTrainedModel, GenerationMixin):
     """The language model: logits (B, T, V) and, with `labels`, the loss in nats per target token."""
 
     _auto_class = "AutoModelForCausalLM"
-    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
-    _tp_plan = {"lm_head": "colwise_gather_output"}
-    _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}
-    _fsdp_plan = {"lm_head": "keep_full_weight"}
+    _tied_weights_keys: ClassVar = {"lm_head.weight": "model.embed_tokens.weight"}
+    _tp_plan: ClassVar = {"lm_head": "colwise_gather_output"}
+    _pp_plan: ClassVar = {"lm_head": (["hidden_states"], ["logits"])}
+    _fsdp_plan: ClassVar = {"lm_head": "keep_full_weight"}
 
     def __init__(self, config: RhapsodeConfig):
         super().__init__(config)
@@ -209,26 +163,17 @@ class RhapsodeForCausalLM(RhapsodePreTrainedModel, GenerationMixin):
         **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithPast:
         outputs: BaseModelOutputWithPast = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            use_cache=use_cache,
-            **kwargs,
+            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache=use_cache, **kwargs
         )
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.scale_logits(self.lm_head(outputs.last_hidden_state[:, keep, :]))
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
-        return CausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+        return CausalLMOutputWithPast(loss, logits, outputs.past_key_values, outputs.hidden_states, outputs.attentions)
+
+    def create_masks_for_generate(self, inputs_embeds, attention_mask, past_key_values, position_ids=None, **_) -> dict:
+        return self.model.attention_masks(inputs_embeds, attention_mask, past_key_values, position_ids)
 
     def scale_logits(self, logits: torch.Tensor) -> torch.Tensor:
         """What stands between the head and the softmax: the multiplier and the soft cap of the configuration."""
@@ -239,54 +184,37 @@ class RhapsodeForCausalLM(RhapsodePreTrainedModel, GenerationMixin):
         return logits
 
 
-# The task heads take the forward pass of transformers' generic ones. Their constructors look the backbone up through
-# `AutoModel.from_config`, which asks for trust a second time where this file is remote code: ours build it directly.
+class BuiltDirectly:
+    """For transformers' generic heads, whose own constructors would ask for trust once more in remote code."""
 
-
-class RhapsodeForSequenceClassification(GenericForSequenceClassification, RhapsodePreTrainedModel):
-    """Scores (B, num_labels) read at the last token that is not padding; with one label, a reward model."""
-
-    _auto_class = "AutoModelForSequenceClassification"
+    head, bias = "score", True
 
     def __init__(self, config: RhapsodeConfig):
-        RhapsodePreTrainedModel.__init__(self, config)
+        PreTrainedModel.__init__(self, config)
         self.num_labels = config.num_labels
         self.model = RhapsodeModel(config)
-        self.score = nn.Linear(config.hidden_size, config.num_labels, bias=False)
+        self.dropout = nn.Dropout(config.residual_dropout)
+        outputs = 2 if self.head == "qa_outputs" else config.num_labels
+        self.add_module(self.head, nn.Linear(config.hidden_size, outputs, bias=self.bias))
         self.post_init()
 
 
-class RhapsodeForTokenClassification(GenericForTokenClassification, RhapsodePreTrainedModel):
+class RhapsodeForSequenceClassification(BuiltDirectly, heads.GenericForSequenceClassification, RhapsodePreTrainedModel):
+    """Scores (B, num_labels) read at the last token that is not padding; with one label, a reward model."""
+
+    _auto_class, bias = "AutoModelForSequenceClassification", False
+
+
+class RhapsodeForTokenClassification(BuiltDirectly, heads.GenericForTokenClassification, RhapsodePreTrainedModel):
     """Scores (B, T, num_labels)."""
 
     _auto_class = "AutoModelForTokenClassification"
 
-    def __init__(self, config: RhapsodeConfig):
-        RhapsodePreTrainedModel.__init__(self, config)
-        self.num_labels = config.num_labels
-        self.model = RhapsodeModel(config)
-        self.dropout = nn.Dropout(config.residual_dropout)
-        self.score = nn.Linear(config.hidden_size, config.num_labels)
-        self.post_init()
 
-
-class RhapsodeForQuestionAnswering(GenericForQuestionAnswering, RhapsodePreTrainedModel):
+class RhapsodeForQuestionAnswering(BuiltDirectly, heads.GenericForQuestionAnswering, RhapsodePreTrainedModel):
     """Scores (B, T) of each token as start and as end of the answer."""
 
-    _auto_class = "AutoModelForQuestionAnswering"
-
-    def __init__(self, config: RhapsodeConfig):
-        RhapsodePreTrainedModel.__init__(self, config)
-        self.model = RhapsodeModel(config)
-        self.qa_outputs = nn.Linear(config.hidden_size, 2)
-        self.post_init()
+    _auto_class, head = "AutoModelForQuestionAnswering", "qa_outputs"
 
 
-__all__ = [
-    "RhapsodeForCausalLM",
-    "RhapsodeForQuestionAnswering",
-    "RhapsodeForSequenceClassification",
-    "RhapsodeForTokenClassification",
-    "RhapsodeModel",
-    "RhapsodePreTrainedModel",
-]
+__all__ = [path.split(".")[-1] for name, path in AUTO_MAP.items() if name != "AutoConfig"]

@@ -15,6 +15,13 @@ from torch import nn
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 
 
+class Float32Buffers(nn.Module):
+    """Tables that are neither saved nor rounded: `model.to(torch.bfloat16)` moves them and leaves their dtype."""
+
+    def _apply(self, fn, recurse=True):
+        return super()._apply(lambda t: fn(t) if t.is_meta else t.to(fn(t).device), recurse)
+
+
 class RhapsodeScaledEmbedding(nn.Embedding):
     """The multiplier lives in the module, so that `inputs_embeds` and pipeline stages see scaled vectors."""
 
@@ -27,8 +34,8 @@ class RhapsodeScaledEmbedding(nn.Embedding):
         return super().forward(input_ids) * scale
 
 
-class RhapsodeSinusoidalEmbedding(nn.Module):
-    """A fixed table of (max_position_embeddings, D), kept in float32 and not saved."""
+class RhapsodeSinusoidalEmbedding(Float32Buffers):
+    """A fixed table of (max_position_embeddings, D)."""
 
     def __init__(self, positions: int, dim: int):
         super().__init__()
@@ -45,22 +52,19 @@ class RhapsodeSinusoidalEmbedding(nn.Module):
         return nn.functional.embedding(position_ids, self.weight)
 
 
-class RhapsodeRotaryEmbedding(nn.Module):
-    """cos and sin of every rotated angle, each (B, T, R), for the positions (B, T)."""
+class RhapsodeRotaryEmbedding(Float32Buffers):
+    """cos and sin of every angle, each (B, T, R/2), for the positions (B, T)."""
 
     def __init__(self, config, device=None):
         super().__init__()
         self.config = config
         self.max_seq_len_cached = self.original_max_seq_len = config.max_position_embeddings
         self.rope_type = config.rope_parameters["rope_type"]
-        init_fn = self.compute_default_rope_parameters
-        if self.rope_type != "default":
-            init_fn = ROPE_INIT_FUNCTIONS[self.rope_type]
-        inv_freq, self.attention_scaling = init_fn(config, device)
-        # Not saved: `_init_weights` of transformers computes them again, in float32, after every load.
+        compute = ROPE_INIT_FUNCTIONS.get(self.rope_type, self.compute_default_rope_parameters)
+        inv_freq, self.attention_scaling = compute(config, device)
+        # `_init_weights` of transformers looks for these names and fills them again after every load.
         self.inv_freq = nn.Buffer(inv_freq, persistent=False)
         self.original_inv_freq = nn.Buffer(inv_freq.clone(), persistent=False)
-        self.layout = interleaved if config.rope_interleaved else half_split
 
     @staticmethod
     def compute_default_rope_parameters(config, device=None, **kwargs) -> tuple[torch.Tensor, float]:
@@ -72,61 +76,39 @@ class RhapsodeRotaryEmbedding(nn.Module):
     @dynamic_rope_update
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         angle = position_ids[..., None].float() * self.inv_freq.to(x.device, torch.float32)  # (B, T, R/2)
-        angle = self.layout(angle)  # (B, T, R)
         cos, sin = angle.cos() * self.attention_scaling, angle.sin() * self.attention_scaling
         return cos.to(x.dtype), sin.to(x.dtype)
 
 
-def half_split(angle: torch.Tensor) -> torch.Tensor:
-    return torch.cat((angle, angle), dim=-1)
-
-
-def interleaved(angle: torch.Tensor) -> torch.Tensor:
-    return angle.repeat_interleave(2, dim=-1)
-
-
-def rotate_half(x: torch.Tensor) -> torch.Tensor:
-    """(x1, x2) -> (-x2, x1) on the two halves of the last dimension."""
+def rotate_half_split(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     x1, x2 = x.chunk(2, dim=-1)
-    return torch.cat((-x2, x1), dim=-1)
+    return torch.cat((x1 * cos - x2 * sin, x2 * cos + x1 * sin), dim=-1)
 
 
-def rotate_pairs(x: torch.Tensor) -> torch.Tensor:
-    """(x0, x1, x2, x3, ...) -> (-x1, x0, -x3, x2, ...) on the last dimension."""
-    return torch.stack((-x[..., 1::2], x[..., ::2]), dim=-1).flatten(-2)
+def rotate_interleaved(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    x1, x2 = x[..., ::2], x[..., 1::2]
+    return torch.stack((x1 * cos - x2 * sin, x2 * cos + x1 * sin), dim=-1).flatten(-2)
 
 
 def apply_rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, rotate) -> torch.Tensor:
-    """Rotate the first R elements of each head of `x`, (B, H, T, C), by the angles of `cos` and `sin`, (B, 1, T, R)."""
-    R = cos.shape[-1]
-    if R == x.shape[-1]:
-        return x * cos + rotate(x) * sin
-    turned, kept = x[..., :R], x[..., R:]
-    return torch.cat((turned * cos + rotate(turned) * sin, kept), dim=-1)
+    """Rotate the first R elements of each head of `x`, (B, H, T, C); `cos` and `sin` are (B, 1, T, R/2)."""
+    R = 2 * cos.shape[-1]
+    return rotate(x, cos, sin) if x.shape[-1] == R else torch.cat((rotate(x[..., :R], cos, sin), x[..., R:]), dim=-1)
 
 
-def build_token_embedding(config) -> nn.Embedding:
-    arguments = config.vocab_size, config.hidden_size, config.pad_token_id
-    if config.embedding_multiplier == 1.0:
-        return nn.Embedding(*arguments)
-    return RhapsodeScaledEmbedding(*arguments, config.embedding_multiplier)
+def build_embeddings(config) -> tuple[nn.Embedding, nn.Module | None, nn.Module | None]:
+    """Of tokens; the table of positions that is added to it, if any; the angles that rotate heads, if any."""
+    rows, scale = (config.vocab_size, config.hidden_size, config.pad_token_id), config.embedding_multiplier
+    tokens = nn.Embedding(*rows) if scale == 1.0 else RhapsodeScaledEmbedding(*rows, scale)
+    kind, shape = config.position_embedding_type, (config.max_position_embeddings, config.hidden_size)
+    tables = {"learned": nn.Embedding, "sinusoidal": RhapsodeSinusoidalEmbedding}
+    table = tables[kind](*shape) if kind in tables else None
+    return tokens, table, RhapsodeRotaryEmbedding(config) if kind == "rope" else None
 
 
-def build_position_table(config) -> nn.Module | None:
-    """What is added to the embedded tokens: a learned or a fixed table, or nothing (RoPE and NoPE)."""
-    if config.position_embedding_type == "learned":
-        return nn.Embedding(config.max_position_embeddings, config.hidden_size)
-    if config.position_embedding_type == "sinusoidal":
-        return RhapsodeSinusoidalEmbedding(config.max_position_embeddings, config.hidden_size)
-    return None
-
-
-def absolute_positions(position_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-    """Count from the first real token of each row, so that left padding does not shift a table of positions.
-
-    `position_ids` (1, T) are the default ones; `attention_mask` is (B, cached + T), or anything else to be ignored.
-    """
-    if not isinstance(attention_mask, torch.Tensor) or attention_mask.dim() != 2:
+def absolute_positions(position_ids: torch.Tensor, attention_mask) -> torch.Tensor:
+    """Count the default ones, (1, T), from the first real token of `attention_mask`, (B, cached + T), if it is that."""
+    if getattr(attention_mask, "ndim", None) != 2:
         return position_ids
     counted = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
     return counted[:, -position_ids.shape[1] :]
