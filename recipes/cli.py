@@ -1,0 +1,83 @@
+"""`rhapsode COMMAND ...`: finds the command, reads its options, runs its recipe, and turns errors into one line.
+
+A command is a row of `COMMANDS`: what it does and the dataclass of its options, which lies in `options/COMMAND.py`. The
+module `COMMAND.py` has the `run(options)` that does it. Only the modules of the command that is run get imported.
+"""
+
+import importlib
+import os
+import sys
+from difflib import get_close_matches
+from typing import NamedTuple
+
+from .options.base import UserError, parse
+
+
+class Command(NamedTuple):
+    summary: str
+    options: str
+
+
+COMMANDS = {
+    "tokenizer": Command("train a tokenizer", "TokenizerOptions"),
+    "pretrain": Command("train a language model from raw text", "PretrainOptions"),
+    "evaluate": Command("perplexity and bits per byte on held-out text", "EvaluateOptions"),
+    "generate": Command("continue a text", "GenerateOptions"),
+    "export": Command("write a self-contained Hub repository", "ExportOptions"),
+    "presets": Command("print the named designs and what they cost", "PresetsOptions"),
+    "demo": Command("all of it on the standard library, offline", "DemoOptions"),
+}
+
+
+def run_command(name: str, arguments: list[str]) -> int:
+    """Run one command; returns the exit status: 0, 2 for what the user can mend, 130 after Ctrl-C."""
+    command = COMMANDS[name]
+    try:
+        options_class = getattr(importlib.import_module(f".options.{name}", __package__), command.options)
+        options = parse(options_class, arguments, f"rhapsode {name}", options_class.__doc__)
+        importlib.import_module(f".{name}", __package__).run(options)
+        sys.stdout.flush()
+    except UserError as error:
+        print(f"rhapsode {name}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"rhapsode {name}: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `rhapsode ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to print at exit goes nowhere
+        return 0
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    name, *rest = arguments
+    if name == "--version":
+        from .. import __version__
+
+        print(f"rhapsode {__version__}")
+        return 0
+    if name not in COMMANDS:
+        nearest = get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else "see rhapsode --help"
+        print(f"rhapsode: unknown command {name!r}; {hint}", file=sys.stderr)
+        return 2
+    return run_command(name, rest)
+
+
+def _overview() -> str:
+    rows = "\n".join(f"  {name:<12}{command.summary}" for name, command in COMMANDS.items())
+    return (
+        "usage: rhapsode COMMAND [--config FILE.yaml] [--option value ...]\n\n"
+        "One decoder language model for every open design, from raw text to a published model.\n\n"
+        f"commands:\n{rows}\n\n"
+        "rhapsode COMMAND --help lists the options of a command with their defaults and units.\n"
+        "Several processes: accelerate launch -m rhapsode.recipes.COMMAND ..."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,181 @@
+"""Where text comes from: one stream of documents, whatever the source.
+
+    stdlib            the sources of the running interpreter's standard library: a corpus that every Python carries
+    a path            a file, a directory or a glob of .txt .md .py .jsonl .json .parquet .csv, also .gz .bz2 .xz .zst
+    anything else     the id of a dataset on the Hub, streamed, as `name` or `name:configuration`
+
+A source without a validation split of its own is split by a stable hash of each document's name (of its text, for rows
+of a table), so that the split never changes and equal rows never fall on both sides. The name is the path below the
+directory, or below the part of the pattern without wildcards, and leaves out the compression: moving or packing files
+does not change their split. Where it leaves one side empty, as for a single text file, the end of each text validates.
+"""
+
+import glob
+import hashlib
+import sysconfig
+from collections.abc import Iterable, Iterator
+from itertools import takewhile
+from pathlib import Path
+from typing import NamedTuple
+
+from ..options.base import UserError
+from .readers import COMPRESSIONS, READERS, read_file, suffixes, text_of
+
+STDLIB = "stdlib"
+LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
+VALIDATION_SHARE = 0.05
+SPLITS = ("train", "validation", "all")
+
+
+class Document(NamedTuple):
+    name: str
+    text: str
+
+
+def read_documents(dataset: list[str], split: str, text_column: str = "text") -> Iterator[Document]:
+    """The non-empty documents of `split` (`train`, `validation` or `all`), in a fixed order.
+
+    Raises:
+        UserError: a missing path, unreadable bytes, a missing column, a source without one document; the file is named.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split={split!r}; use {' or '.join(SPLITS)}")
+    for source in dataset:
+        count = 0
+        for document in _read_source(source, split, text_column):
+            if document.text.strip():
+                count += 1
+                yield document
+        if count == 0:
+            raise UserError(f"--dataset {source}: no text in its {split} split; give more or longer documents")
+
+
+def _read_source(source: str, split: str, text_column: str) -> Iterator[Document]:
+    if source == STDLIB:
+        return (d for d in _read_stdlib() if split in ("all", split_of(d.name)))
+    files = _files(source)
+    if files is not None:
+        return _read_files(files, split, text_column)
+    return _read_hub(source, split, text_column)
+
+
+def split_of(key: str, validation_share: float = VALIDATION_SHARE) -> str:
+    """`"validation"` for `validation_share` of all keys, always the same ones; else `"train"`."""
+    draw = int.from_bytes(hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+    return "validation" if draw < validation_share * 2**64 else "train"
+
+
+def stdlib_files() -> list[tuple[str, Path]]:
+    """(name relative to the library, path) of each source file, tests and installed packages left out."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    relative = sorted(p.relative_to(root) for p in root.rglob("*.py"))
+    return [(str(p), root / p) for p in relative if LEFT_OUT.isdisjoint(p.parts)]
+
+
+def _read_stdlib() -> Iterator[Document]:
+    for name, path in stdlib_files():
+        try:
+            yield Document(name, path.read_text(encoding="utf-8"))
+        except UnicodeDecodeError:  # a few old modules declare another encoding
+            yield Document(name, path.read_text(encoding="latin-1"))
+
+
+def _files(source: str) -> dict[str, Path] | None:
+    """The files that `source` names, by the name that decides their split; None where it can only be a dataset's id."""
+    try:
+        path = Path(source).expanduser()
+        is_file, is_directory = path.is_file(), path.is_dir()
+    except (OSError, RuntimeError) as error:  # a name too long, an unknown ~user
+        raise UserError(f"--dataset {source[:100]}: {getattr(error, 'strerror', None) or error}") from error
+    if is_file:
+        return {path.name: path}
+    if is_directory:
+        found = _below(path, (p for p in path.rglob("*") if suffixes(p)[0] in READERS))
+        if not found:
+            raise UserError(f"--dataset {source}: no {' '.join(READERS)} file in this directory")
+        return found
+    if glob.has_magic(source):
+        root = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
+        matches = glob.glob(str(path), recursive=True)  # noqa: PTH207 (pathlib's ** has no files before Python 3.13)
+        found = _below(root, map(Path, matches))
+        if not found:
+            raise UserError(f"--dataset {source}: no file matches this pattern")
+        return found
+    looks_local = source.startswith((".", "/", "~")) or path.suffix in (*READERS, *COMPRESSIONS)
+    if looks_local or source.count("/") > 1:
+        raise UserError(f"--dataset {source}: no such file or directory")
+    return None
+
+
+def _below(root: Path, paths: Iterable[Path]) -> dict[str, Path]:
+    """The files among the paths by their names below `root`, sorted; hidden ones are left out."""
+    named = {p.relative_to(root): p for p in paths if p.is_file()}
+    return {n.as_posix(): named[n] for n in sorted(named) if not any(part.startswith(".") for part in n.parts)}
+
+
+def _read_files(files: dict[str, Path], split: str, text_column: str) -> Iterator[Document]:
+    sides = {name: _side(name, path) for name, path in files.items()}
+    by_position = split != "all" and not _has_both_sides(files, sides, text_column)
+    for file_name, path in files.items():
+        if split != "all" and not by_position and sides[file_name] not in (split, None):
+            continue
+        for name, text in read_file(path, text_column):
+            if by_position:
+                yield Document(name, _part(text, split))
+            elif split in ("all", sides[file_name] or split_of(text)):
+                yield Document(name, text)
+
+
+def _side(name: str, path: Path) -> str | None:
+    """The split of a whole file; None where each row has its own."""
+    if READERS[_known_suffix(path)].is_table:
+        return None
+    return split_of(name[: len(name) - len(suffixes(path)[1])])
+
+
+def _has_both_sides(files: dict[str, Path], sides: dict[str, str | None], text_column: str) -> bool:
+    found = set()
+    for file_name, path in files.items():
+        for _, text in read_file(path, text_column):
+            if text.strip():
+                found.add(sides[file_name] or split_of(text))
+            if len(found) == 2:
+                return True
+    return False
+
+
+def _part(text: str, split: str) -> str:
+    """The last `VALIDATION_SHARE` of a text, from the beginning of a line on if one is near, or what is before it."""
+    size = max(1, int(len(text) * VALIDATION_SHARE))
+    cut = len(text) - size
+    cut = text.rfind("\n", max(0, cut - size), cut) + 1 or cut
+    return text[:cut] if split == "train" else text[cut:]
+
+
+def _known_suffix(path: Path) -> str:
+    kind = suffixes(path)[0]
+    if kind not in READERS:
+        raise UserError(f"--dataset {path}: unknown kind {kind or 'without a suffix'!r}; use {' '.join(READERS)}")
+    return kind
+
+
+def _read_hub(source: str, split: str, text_column: str) -> Iterator[Document]:
+    import datasets
+
+    name, _, configuration = source.partition(":")
+    number = 0
+    try:
+        available = datasets.get_dataset_split_names(name, configuration or None)
+        own_split = split == "all" or "validation" in available
+        for part in available if split == "all" else [split if own_split else "train"]:
+            for row in datasets.load_dataset(name, configuration or None, split=part, streaming=True):
+                number += 1
+                text = text_of(row, text_column, f"{source}, row {number}")
+                if own_split or split_of(text) == split:
+                    yield Document(f"{source}#{number}", text)
+    except UserError:
+        raise
+    except Exception as error:  # the library has dozens of kinds, none of them a subclass of another
+        what = f"broke off after row {number}" if number else "neither a path nor a dataset that can be opened"
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"--dataset {source}: {what} ({type(error).__name__}: {reason})") from error

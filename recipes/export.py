@@ -1,0 +1,20 @@
+"""Exporting a model as a self-contained Hub repository; the work is done by `rhapsode.hub.export`."""
+
+import sys
+
+from ..hub import export
+from .cli import run_command
+from .options.base import UserError
+from .options.export import ExportOptions
+
+
+def run(options: ExportOptions) -> None:
+    try:
+        path = export(options.model, options.output_dir, dtype=options.dtype)
+    except (ValueError, OSError) as error:
+        raise UserError(str(error)) from error
+    print(path)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command("export", sys.argv[1:]))

@@ -1,0 +1,161 @@
+"""Options of a command: a dataclass, a YAML file and flags, in rising precedence.
+
+A command's options are a dataclass whose fields are made by `option`, with a help text that gives the unit; the default
+is added to the help by itself. This module and its neighbours import nothing heavy, so that `--help` answers at once.
+"""
+
+import argparse
+import dataclasses
+import types
+import typing
+from difflib import get_close_matches
+from pathlib import Path
+
+
+class UserError(ValueError):
+    """Something that whoever runs a command can mend: printed as one line on stderr, exit status 2."""
+
+
+def option(default, help: str, choices: tuple = (), positional: bool = False):
+    """A field with its help text, given as `--name VALUE` or, if `positional`, without a name."""
+    metadata = {"help": help, "choices": choices, "positional": positional}
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=default.copy, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise UserError(message)
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    def __init__(self, prog):
+        super().__init__(prog, max_help_position=32, width=110)
+
+    def _get_default_metavar_for_optional(self, action):
+        return getattr(action.type, "__name__", "value").upper()
+
+
+def parse(options_class: type, arguments: list[str], prog: str, description: str):
+    """An instance of `options_class` from `--config FILE` and flags.
+
+    Raises:
+        UserError: an unknown key or flag (the nearest one is named), a value of the wrong type, an unreadable file.
+    """
+    fields = {f.name: f for f in dataclasses.fields(options_class)}
+    parser = _build_parser(fields, typing.get_type_hints(options_class), prog, description)
+    given, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        flags = [name for name, f in fields.items() if not f.metadata["positional"]] + ["config"]
+        raise UserError(_unknown(f"argument {unknown[0]}", unknown[0].lstrip("-").split("=")[0], flags, "--"))
+    values = vars(given)
+    config = values.pop("config", None)
+    merged = _read_config(config, fields, options_class) if config else {}
+    merged |= {name: value for name, value in values.items() if name in fields}
+    return options_class(**merged)
+
+
+def _build_parser(fields, hints, prog, description):
+    parser = _Parser(prog=prog, description=description, allow_abbrev=False, formatter_class=_HelpFormatter)
+    parser.add_argument("--config", metavar="FILE", help="YAML file of these options; flags override it")
+    for name, f in fields.items():
+        _add_argument(parser, name, f, hints[name])
+    return parser
+
+
+def _add_argument(parser, name, f, hint):
+    kind, optional = _strip_optional(hint)
+    default = _default(f)
+    shown = "none" if default is None else " ".join(map(str, default)) if isinstance(default, list) else default
+    text = f"{f.metadata['help']} (default: {shown})".replace("%", "%%")
+    common = {"help": text, "default": argparse.SUPPRESS}
+    flag = f"--{name}"
+    if f.metadata["positional"]:
+        parser.add_argument(name, nargs="*" if typing.get_origin(kind) is list else "?", **common)
+    elif kind is bool:
+        parser.add_argument(flag, action=argparse.BooleanOptionalAction, **common)
+    elif typing.get_origin(kind) is list:
+        parser.add_argument(flag, nargs="+", type=_converter(typing.get_args(kind)[0], False), **common)
+    else:
+        choices = f.metadata["choices"] or None
+        parser.add_argument(flag, type=_converter(kind, optional), choices=choices, **common)
+
+
+def _default(f):
+    return f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
+
+
+def _strip_optional(hint):
+    if isinstance(hint, types.UnionType):
+        members = [a for a in typing.get_args(hint) if a is not type(None)]
+        return members[0], len(members) < len(typing.get_args(hint))
+    return hint, False
+
+
+def _converter(kind, optional):
+    def convert(text):
+        if optional and text.lower() == "none":
+            return None
+        if kind is int and not text.strip("+-").isdecimal() and float(text).is_integer():
+            return int(float(text))  # 1e6 is a count too
+        return kind(text)
+
+    convert.__name__ = getattr(kind, "__name__", "value")
+    return convert
+
+
+def _unknown(what, key, names, prefix=""):
+    nearest = get_close_matches(key, names, n=1)
+    return f"unknown {what}" + (f"; did you mean {prefix}{nearest[0]}?" if nearest else "; see --help")
+
+
+def _read_config(path, fields, options_class):
+    import yaml
+
+    try:
+        loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--config {path}: {error.strerror}") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: bytes that are not UTF-8, a date such as 2026-99-99
+        raise UserError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from error
+    loaded = {} if loaded is None else loaded  # nothing but comments
+    if not isinstance(loaded, dict):
+        raise UserError(f"--config {path} holds {type(loaded).__name__}; it must be a mapping of options to values")
+    hints = typing.get_type_hints(options_class)
+    return {key: _checked(path, key, value, fields, hints) for key, value in loaded.items()}
+
+
+def _checked(path, key, value, fields, hints):
+    if key not in fields:
+        raise UserError(_unknown(f"key {key!r} in {path}", str(key), fields))
+    kind, optional = _strip_optional(hints[key])
+    try:
+        value = _from_yaml(value, kind, optional)
+    except ValueError:
+        name = " of ".join(k.__name__ for k in (kind, *typing.get_args(kind)))
+        raise UserError(f"{key}={value!r} in {path} must be {name}" + (" or null" if optional else "")) from None
+    choices = fields[key].metadata["choices"]
+    if choices and value not in choices:
+        raise UserError(f"{key}={value!r} in {path}; use one of {', '.join(map(str, choices))}")
+    return value
+
+
+def _from_yaml(value, kind, optional):
+    if optional and (value is None or (isinstance(value, str) and value.lower() == "none")):
+        return None
+    if typing.get_origin(kind) is list and isinstance(value, list):
+        return [_from_yaml(item, typing.get_args(kind)[0], False) for item in value]
+    if kind in (int, float) and isinstance(value, int | float | str) and not isinstance(value, bool):
+        return _converter(kind, False)(str(value))  # YAML reads 3e-4 as a string
+    if type(value) is kind:
+        return value
+    raise ValueError
+
+
+def save_resolved(options, path: Path, command: str) -> None:
+    """Write every option, defaults included, so that `rhapsode COMMAND --config PATH` repeats the run."""
+    import yaml
+
+    body = yaml.safe_dump(dataclasses.asdict(options), sort_keys=False)  # allow_unicode would lose U+0085
+    path.write_text(f"# rhapsode {command} --config {path.name}\n{body}", encoding="utf-8")

@@ -1,0 +1,1 @@
+"""What training loops share: hardware, optimizers, checkpoints, metrics, reports."""

@@ -1,0 +1,20 @@
+"""What every test shares. A property must hold for any draw: the seed is fresh, and printed where a test fails.
+
+`RHAPSODE_TEST_SEED=17 pytest ...` runs a failure again.
+"""
+
+import os
+import secrets
+
+import pytest
+
+
+@pytest.fixture
+def seed() -> int:
+    """A fresh seed, with Python's, NumPy's and torch's generators set to it."""
+    value = int(os.environ.get("RHAPSODE_TEST_SEED") or secrets.randbelow(2**31))
+    print(f"seed: RHAPSODE_TEST_SEED={value}")  # pytest shows it beside the traceback
+    import transformers
+
+    transformers.set_seed(value)
+    return value

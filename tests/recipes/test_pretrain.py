@@ -1,0 +1,229 @@
+"""The training loop, end to end on a small model: what it writes, and that stopping and batching change nothing."""
+
+import json
+import math
+import signal
+
+import pytest
+import torch
+from rhapsode.recipes import pretrain
+from rhapsode.recipes.cli import run_command
+from rhapsode.recipes.data.tokens import IGNORED
+from rhapsode.recipes.options.pretrain import PretrainOptions
+from rhapsode.recipes.training.metrics import read_metrics
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+# AdamW divides each gradient by its own size, so that a rounding error in one near zero moves its weight visibly; a wrong
+# count of targets moves all weights by several 1e-4.
+ACCUMULATION_TOLERANCE = 2e-5
+SHIFT_PER_STEP = 1e-3
+
+
+@pytest.fixture
+def options(corpus, tokenizer_directory, tmp_path):
+    """Options of a run of a few seconds, with changes."""
+
+    def make(**changes) -> PretrainOptions:
+        return PretrainOptions(
+            **{
+                "preset": "rhapsode-10m-tiny",
+                "dataset": [str(corpus)],
+                "tokenizer": str(tokenizer_directory),
+                "output_dir": str(tmp_path / "run"),
+                "max_length": 64,
+                "max_steps": 12,
+                "per_device_train_batch_size": 4,
+                "save_steps": 4,
+                "eval_steps": 6,
+                "logging_steps": 1,
+                "max_eval_tokens": 500,
+                "sample_tokens": 8,
+                "bf16": False,
+                **changes,
+            }
+        )
+
+    return make
+
+
+def weights(directory):
+    return load_file(directory / "model.safetensors")
+
+
+def assert_equal_weights(one, other):
+    assert one.keys() == other.keys()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+def test_run_directory(options, tmp_path, corpus, capsys):
+    """Everything that the README promises is there, opens and agrees."""
+    pretrain.run(options(seed=1))
+    run = tmp_path / "run"
+    for name in ("config_resolved.yaml", "report.md", "curves.png", "results.json", "modeling_rhapsode.py"):
+        assert (run / name).stat().st_size > 0, name
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["step-00000008", "step-00000012"]
+    rows = read_metrics(run / "metrics.jsonl")
+    trained = [row for row in rows if "loss" in row]
+    assert [row["step"] for row in trained] == list(range(1, 13))
+    assert abs(trained[0]["loss"] - math.log(512)) < 0.3, "an untrained model knows nothing"
+    assert trained[-1]["loss"] < trained[0]["loss"] - 0.1
+    assert trained[-1]["tokens"] == 12 * 4 * 64
+    assert [row["step"] for row in rows if "eval_loss" in row] == [6]
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(run), AutoTokenizer.from_pretrained(run)
+    for ids in (model.config, model.generation_config):
+        assert ids.eos_token_id == tokenizer.eos_token_id
+        assert ids.pad_token_id == tokenizer.pad_token_id != tokenizer.eos_token_id
+    assert model.config.use_cache
+    results = json.loads((run / "results.json").read_text())
+    capsys.readouterr()
+    command = ["--model", str(run), "--dataset", str(corpus), "--json"]
+    assert run_command("evaluate", command) == 0
+    assert json.loads(capsys.readouterr().out)["bits_per_byte"] == pytest.approx(
+        results["eval_bits_per_byte"], rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("optim", ["adamw", "muon"])
+def test_resume_is_exact(options, corpus, tmp_path, monkeypatch, optim):
+    """A run that dies after step 10, in its second epoch and with dropout, ends bit for bit where it would have."""
+    changes = {
+        "optim": optim,
+        "config_overrides": ["residual_dropout=0.1"],
+        "dataset": [str(corpus / "bisect.py")],
+        "per_device_train_batch_size": 8,
+        "seed": 3,
+    }
+    pretrain.run(options(**changes, output_dir=str(tmp_path / "whole")))
+    assert read_metrics(tmp_path / "whole" / "metrics.jsonl")[-1]["epoch"] > 1
+
+    step = pretrain.train_step
+
+    def dies(current):
+        if current.progress.step == 10:
+            raise RuntimeError("the machine went away")
+        return step(current)
+
+    monkeypatch.setattr(pretrain, "train_step", dies)
+    with pytest.raises(RuntimeError, match="went away"):
+        pretrain.run(options(**changes))
+    monkeypatch.undo()
+    pretrain.run(options(**changes, resume=True))
+    assert_equal_weights(weights(tmp_path / "whole"), weights(tmp_path / "run"))
+    losses = [
+        [r["loss"] for r in read_metrics(tmp_path / d / "metrics.jsonl") if "loss" in r] for d in ("whole", "run")
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_accumulation_equals_the_large_batch(options, tmp_path, seed):
+    """1 x 8 and 4 x 2 rows give the same update, though the micro-batches have different numbers of targets."""
+    for name, size, steps in (("large", 8, 1), ("small", 2, 4)):
+        sizes = {"per_device_train_batch_size": size, "gradient_accumulation_steps": steps}
+        pretrain.run(options(**sizes, max_steps=4, seed=seed, output_dir=str(tmp_path / name)))
+    large, small = weights(tmp_path / "large"), weights(tmp_path / "small")
+    difference = max((large[name] - small[name]).abs().max().item() for name in large)
+    assert difference < ACCUMULATION_TOLERANCE
+    start = pretrain.prepare(options(seed=seed, output_dir=str(tmp_path / "start"))).model.state_dict()
+    moved = max((large[name] - start[name]).abs().max().item() for name in large)
+    assert moved > SHIFT_PER_STEP, "the comparison is empty if nothing was learnt"
+
+
+def test_loss_is_per_target_token(options, seed):
+    """The loss of a step is the plain mean over its targets, joins between documents left out."""
+    current = pretrain.prepare(options(seed=seed, gradient_accumulation_steps=2))
+    batches = pretrain.step_batches(current)
+    nats, targets = 0.0, 0
+    for batch in batches:
+        with torch.no_grad():
+            logits = current.model(input_ids=batch["input_ids"], position_ids=batch["position_ids"]).logits
+        chosen = logits.log_softmax(-1)[:, :-1].gather(-1, batch["input_ids"][:, 1:, None])[..., 0]
+        counted = batch["labels"][:, 1:] != IGNORED
+        nats, targets = nats - chosen[counted].sum().item(), targets + counted.sum().item()
+    loss, _ = pretrain.train_step(current)
+    assert loss.item() == pytest.approx(nats / targets, rel=1e-5)
+
+
+def test_signal_saves_and_resumes(options, tmp_path, monkeypatch, capsys):
+    """Ctrl-C in step 6 ends the run after that step, with a checkpoint and one line."""
+    pretrain.run(options(output_dir=str(tmp_path / "whole")))
+    step = pretrain.train_step
+
+    def interrupted(current):
+        if current.progress.step == 5:
+            signal.raise_signal(signal.SIGINT)
+        return step(current)
+
+    monkeypatch.setattr(pretrain, "train_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain.run(options())
+    assert "saved step 6 of 12" in capsys.readouterr().err
+    assert (tmp_path / "run" / "checkpoints" / "step-00000006").is_dir()
+    monkeypatch.undo()
+    (tmp_path / "run").rename(tmp_path / "moved")  # a run that was moved goes on
+    pretrain.run(options(resume=True, output_dir=str(tmp_path / "moved")))
+    assert_equal_weights(weights(tmp_path / "whole"), weights(tmp_path / "moved"))
+
+
+def test_max_seconds_ends_with_a_decayed_rate(options, tmp_path):
+    pretrain.run(options(max_steps=100_000, max_seconds=2.0, lr_scheduler_type="linear", save_steps=100_000))
+    rows = [row for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if "loss" in row]
+    assert rows[-1]["step"] < 100_000
+    assert 2.0 <= rows[-1]["seconds"] < 4.0
+    assert rows[-1]["learning_rate"] < 0.2 * max(row["learning_rate"] for row in rows)
+
+
+def test_going_on_from_a_model(options, tmp_path):
+    """`--model` starts where the other run ended, not from nothing."""
+    pretrain.run(options(max_steps=30, learning_rate=5e-3))
+    last = [r for r in read_metrics(tmp_path / "run" / "metrics.jsonl") if "loss" in r][-1]["loss"]
+    again = {"model": str(tmp_path / "run"), "tokenizer": None, "output_dir": str(tmp_path / "again"), "max_steps": 2}
+    pretrain.run(options(**again))
+    assert read_metrics(tmp_path / "again" / "metrics.jsonl")[0]["loss"] < last + 0.5
+
+
+BAD = {
+    "unknown preset": (["--preset", "rhapsode-10"], "did you mean 'rhapsode-10m'"),
+    "unknown field": (["--config_overrides", "num_layers=3"], "num_layers"),
+    "bad combination": (["--config_overrides", "num_key_value_heads=3"], "use 1, 2 or 4"),
+    "wrong type": (["--config_overrides", "num_hidden_layers=two"], "num_hidden_layers"),
+    "no assignment": (["--config_overrides", "seven"], "name=value"),
+    "no tokenizer": (["--tokenizer", "/nowhere"], "/nowhere"),
+    "no data": (["--dataset", "/nowhere.txt"], "/nowhere.txt: no such file"),
+    "no model": (["--model", "/nowhere"], "/nowhere"),
+    "batch": (["--per_device_train_batch_size", "0"], "must be above 0"),
+    "length": (["--max_length", "1"], "2 or more"),
+    "rows": (["--max_length", "1000000"], "fewer than one sequence"),
+    "schedule": (["--lr_scheduler_type", "cosin"], "cosin"),
+    "vocabulary": (["--config_overrides", "vocab_size=100"], "tokenizer has 512 tokens"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line(case, corpus, tokenizer_directory, tmp_path, capsys):
+    """Exit status 2, one line on stderr that names the thing, and nothing left behind."""
+    flags, expected = BAD[case]
+    given = {"--preset": "rhapsode-10m-tiny", "--dataset": str(corpus), "--tokenizer": str(tokenizer_directory)}
+    given |= {"--output_dir": str(tmp_path / "run"), "--max_length": "64", flags[0]: flags[1]}
+    assert run_command("pretrain", [word for pair in given.items() for word in pair]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("rhapsode pretrain:")]
+    assert len(lines) == 1
+    assert expected in lines[0]
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_peoples_directories_are_safe(options, tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("years of work")
+    flags = ["--output_dir", str(tmp_path / "run"), "--overwrite_output_dir"]
+    assert run_command("pretrain", flags) == 2
+    assert "not a run's" in capsys.readouterr().err
+    assert (tmp_path / "run" / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_run_is_not_overwritten_or_mixed(options, tmp_path):
+    pretrain.run(options(max_steps=1))
+    with pytest.raises(ValueError, match="resume goes on with it"):
+        pretrain.run(options(max_steps=1))
+    with pytest.raises(ValueError, match=r"learning_rate=0\.5"):
+        pretrain.run(options(max_steps=1, resume=True, learning_rate=0.5))
