@@ -40,19 +40,24 @@ def __dir__():
     return sorted([*globals(), *__all__])
 
 
-_MODELING_AUTO = "transformers.models.auto.modeling_auto"
-_TRIGGERS = ("transformers.models.auto.configuration_auto", _MODELING_AUTO, f"{__name__}.modeling.modeling_rhapsode")
+_CONFIGURATION_AUTO = "transformers.models.auto.configuration_auto"
+
+
+_OURS = f"{__name__}.modeling"
+
+
+def _is_idle(but: str = "") -> bool:
+    """Whether no module of transformers and no part of the model is half loaded, `but` this one, whose code has run."""
+    watched = [m for n, m in list(sys.modules.items()) if n != but and n.startswith(("transformers.", _OURS))]
+    return not any(getattr(getattr(m, "__spec__", None), "_initializing", False) for m in watched)
 
 
 def _register() -> None:
-    """Make the Auto classes know us, once both sides are there; each of the triggers calls this when it is loaded."""
-    auto = importlib.import_module(_MODELING_AUTO)
-    if not hasattr(auto, "__all__"):  # half loaded, and a trigger itself
-        return
+    """Make the Auto classes know us."""
+    sys.meta_path.remove(_FINDER)
     ours = importlib.import_module(".modeling.modeling_rhapsode", __name__)
-    if not hasattr(ours, "__all__"):
-        return
-    configuration_auto = importlib.import_module(_TRIGGERS[0])
+    auto = importlib.import_module("transformers.models.auto.modeling_auto")
+    configuration_auto = importlib.import_module(_CONFIGURATION_AUTO)
     configuration_auto.AutoConfig.register(ours.RhapsodeConfig.model_type, ours.RhapsodeConfig, exist_ok=True)
     for auto_class, path in ours.AUTO_MAP.items():
         if auto_class != "AutoConfig":
@@ -61,19 +66,25 @@ def _register() -> None:
 
 
 class _RegisterOnImport(MetaPathFinder):
+    """Registers when an Auto class is there and nothing is half loaded: our model imports much of transformers."""
+
     def find_spec(self, fullname, path, target=None):
-        if fullname not in _TRIGGERS or (spec := PathFinder.find_spec(fullname, path, target)) is None:
+        if not fullname.startswith(("transformers.", _OURS)):
             return None
+        if (spec := PathFinder.find_spec(fullname, path, target)) is None or not hasattr(spec.loader, "exec_module"):
+            return spec
         load = spec.loader.exec_module
 
         def load_and_register(module):
             load(module)
-            _register()
+            if self in sys.meta_path and _CONFIGURATION_AUTO in sys.modules and _is_idle(but=fullname):
+                _register()
 
         spec.loader.exec_module = load_and_register
         return spec
 
 
-sys.meta_path.insert(0, _RegisterOnImport())
-if not sys.modules.keys().isdisjoint(_TRIGGERS):
+_FINDER = _RegisterOnImport()
+sys.meta_path.insert(0, _FINDER)
+if _CONFIGURATION_AUTO in sys.modules and _is_idle():
     _register()

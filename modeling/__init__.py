@@ -8,8 +8,7 @@ modeling_rhapsode        the models               feedforward   the layer betwee
 """
 
 from . import modeling_rhapsode
-from .configuration_rhapsode import RhapsodeConfig
 from .modeling_rhapsode import *  # noqa: F403
 from .presets import presets
 
-__all__ = ["RhapsodeConfig", "presets", *modeling_rhapsode.__all__]
+__all__ = ["presets", *modeling_rhapsode.__all__]

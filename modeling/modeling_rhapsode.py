@@ -217,4 +217,4 @@ class RhapsodeForQuestionAnswering(BuiltDirectly, heads.GenericForQuestionAnswer
     _auto_class, head = "AutoModelForQuestionAnswering", "qa_outputs"
 
 
-__all__ = [path.split(".")[-1] for name, path in AUTO_MAP.items() if name != "AutoConfig"]
+__all__ = [*(path.split(".")[-1] for path in AUTO_MAP.values()), "RhapsodePreTrainedModel"]

@@ -23,6 +23,7 @@ COMMANDS = {
     "pretrain": Command("train a language model from raw text", "PretrainOptions"),
     "evaluate": Command("perplexity and bits per byte on held-out text", "EvaluateOptions"),
     "generate": Command("continue a text", "GenerateOptions"),
+    "convert": Command("open another family's checkpoint, or write one", "ConvertOptions"),
     "export": Command("write a self-contained Hub repository", "ExportOptions"),
     "presets": Command("print the named designs and what they cost", "PresetsOptions"),
     "demo": Command("all of it on the standard library, offline", "DemoOptions"),
@@ -40,12 +41,15 @@ def run_command(name: str, arguments: list[str]) -> int:
     except UserError as error:
         print(f"rhapsode {name}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except OSError as error:  # a full disk, a directory that is not ours to write: nothing that a traceback explains
+        if isinstance(error, BrokenPipeError):  # `rhapsode ... | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to print goes nowhere
+            return 0
+        print(f"rhapsode {name}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(f"rhapsode {name}: stopped", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # `rhapsode ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to print at exit goes nowhere
-        return 0
     return 0
 
 

@@ -28,6 +28,7 @@ from .training.setup import load_model, load_tokenizer
 
 CONFIG = Path(__file__).parent / "configs" / "demo.yaml"
 MARKER = "rhapsode-demo"
+VOCABULARY = 24_576
 PROMPT = "def read_text(path):\n"
 WITHOUT_RHAPSODE = """
 import sys
@@ -56,7 +57,7 @@ def run(options: DemoOptions) -> None:
     run_directory, export_directory = root / "model", root / "export"
     with clock.station("train the tokenizer"):
         vocabulary = str(root / "tokenizer")
-        tokenizer.run(TokenizerOptions(output_dir=vocabulary, seed=options.seed))
+        tokenizer.run(TokenizerOptions(vocab_size=VOCABULARY, output_dir=vocabulary, seed=options.seed))
     with clock.station("train the model"):
         flags = ["--tokenizer", vocabulary, "--output_dir", str(run_directory), "--seed", str(options.seed)]
         flags += ["--max_seconds", str(options.max_seconds), "--config", str(CONFIG)]

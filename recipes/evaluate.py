@@ -24,11 +24,10 @@ def run(options: EvaluateOptions) -> None:
     tune_allocator()
     tokenizer = load_tokenizer(options.model)
     model = load_model(options.model, trust_remote_code=options.trust_remote_code).eval()
-    length = _window(options, model)
+    length, stride = _window(options, model)
     documents = read_documents(options.dataset, options.split, options.text_column)
     stream = tokenize(islice(documents, options.max_documents), tokenizer, f"tokens of {options.split}")
     autocast = partial(torch.autocast, model.device.type, torch.bfloat16) if options.bf16 else None
-    stride = options.stride or max(1, length // 2)
     score = score_documents(model, stream, length, stride, options.batch_size, autocast, show_progress=True)
     result = summary(score) | {
         "model": options.model,
@@ -58,13 +57,16 @@ def summary(score: Score) -> dict:
     }
 
 
-def _window(options: EvaluateOptions, model) -> int:
+def _window(options: EvaluateOptions, model) -> tuple[int, int]:
+    """(length, stride) of the sliding window, in tokens."""
     longest = getattr(model.config, "max_position_embeddings", None)
-    if options.max_length is None:
-        return min(longest or LONGEST_BY_DEFAULT, LONGEST_BY_DEFAULT)
-    if longest and options.max_length > longest:
-        raise UserError(f"--max_length {options.max_length} is longer than the model's {longest} positions")
-    return options.max_length
+    length = options.max_length or min(longest or LONGEST_BY_DEFAULT, LONGEST_BY_DEFAULT)
+    if longest and length > longest:
+        raise UserError(f"--max_length {length} is longer than the model's {longest} positions")
+    stride = options.stride or length // 2
+    if stride >= length:
+        raise UserError(f"--stride {stride} leaves no context in a window of {length} tokens; make it less")
+    return length, stride
 
 
 if __name__ == "__main__":

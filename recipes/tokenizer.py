@@ -13,6 +13,7 @@ from ..tokenization.algorithms import ALGORITHMS
 from ..tokenization.chat_template import read_template
 from ..tokenization.comparison import draw_comparison, format_comparison, measure
 from ..tokenization.guarding import guards_itself
+from ..tokenization.surrogates import mend
 from ..tokenization.training import check_vocabulary, train_tokenizer
 from .cli import run_command
 from .data.corpus import read_documents
@@ -98,13 +99,14 @@ class Text:
 
 
 def compare(options: TokenizerOptions, algorithms: list[str], template: str | None, directory: Path) -> None:
-    held_out = [d.text for d in read_documents(options.dataset, "validation", options.text_column)]
+    held_out = [mend(d.text) for d in read_documents(options.dataset, "validation", options.text_column)]
     rows = []
     for algorithm in algorithms:
         tokenizer, facts = train(options, algorithm, template)
         tokenizer.save_pretrained(directory / algorithm)
         row = facts | measure(tokenizer, held_out)
         if options.train_steps:
+            # What an unknown token hides would have to be sent as it is, at 8 bits a byte.
             row["bits_per_byte"] = bits_per_byte(options, directory / algorithm) + 8 * row["unknown_bytes"]
         rows.append(row)
     (directory / "comparison.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")

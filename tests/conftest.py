@@ -8,6 +8,9 @@ import secrets
 
 import pytest
 
+# Threads cost more than they bring to matrices this small: ten times the time where the machine is shared.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture
 def seed() -> int:

@@ -6,12 +6,13 @@ recognised, and only then does the tokenizer's normalizer take the breakers out.
 `tokenizer.apply_chat_template`, trl and servers included.
 
 With another family's template this module does it from outside: it marks the spellings in the messages, renders, cuts
-the string at the marks, which leaves no special token whole, and encodes the pieces.
+the string at the marks, which leaves no special token whole, and encodes the pieces. (SentencePiece tokenizers begin
+each piece with a space: there, and only in messages that spell a special token, the model reads `< /s>`.)
 """
 
 import re
 
-from transformers.utils.chat_template_utils import render_jinja_template
+from transformers.utils.chat_template_utils import get_json_schema, render_jinja_template
 
 from .special_tokens import BREAKER
 
@@ -37,9 +38,10 @@ def apply_template_guarded(tokenizer, messages: list, tools: list | None, add_ge
     """`tokenizer.apply_chat_template` with masks, for a template that does not guard itself; fast tokenizers only."""
     template = tokenizer.get_chat_template(tools=tools)
     spellings = _spellings(tokenizer, template)
+    schemas = None if tools is None else [get_json_schema(tool) if callable(tool) else tool for tool in tools]
     (rendered,), (spans,) = render_jinja_template(
         conversations=[_mark([{k: v for k, v in m.items() if v is not None} for m in messages], spellings)],
-        tools=_mark(tools, spellings),
+        tools=_mark(schemas, spellings),
         chat_template=template,
         return_assistant_tokens_mask=True,
         add_generation_prompt=add_generation_prompt,
@@ -67,7 +69,7 @@ def _mark(value, spellings: re.Pattern):
     if isinstance(value, str):
         return spellings.sub(lambda found: found[0][0] + MARK + found[0][1:], value.replace(MARK, ""))
     if isinstance(value, dict):
-        return {key: _mark(item, spellings) for key, item in value.items()}
+        return {_mark(key, spellings): _mark(item, spellings) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_mark(item, spellings) for item in value]
     return value

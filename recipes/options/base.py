@@ -16,9 +16,9 @@ class UserError(ValueError):
     """Something that whoever runs a command can mend: printed as one line on stderr, exit status 2."""
 
 
-def option(default, help: str, choices: tuple = (), positional: bool = False):
-    """A field with its help text, given as `--name VALUE` or, if `positional`, without a name."""
-    metadata = {"help": help, "choices": choices, "positional": positional}
+def option(default, help: str, choices: tuple = (), positional: bool = False, flag: str | None = None):
+    """A field with its help text, given as `--name VALUE`, as `flag VALUE` or, if `positional`, without a name."""
+    metadata = {"help": help, "choices": choices, "positional": positional, "flag": flag}
     if isinstance(default, list):
         return dataclasses.field(default_factory=default.copy, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -47,7 +47,7 @@ def parse(options_class: type, arguments: list[str], prog: str, description: str
     parser = _build_parser(fields, typing.get_type_hints(options_class), prog, description)
     given, unknown = parser.parse_known_args(arguments)
     if unknown:
-        flags = [name for name, f in fields.items() if not f.metadata["positional"]] + ["config"]
+        flags = [f.metadata["flag"] or name for name, f in fields.items() if not f.metadata["positional"]] + ["config"]
         raise UserError(_unknown(f"argument {unknown[0]}", unknown[0].lstrip("-").split("=")[0], flags, "--"))
     values = vars(given)
     config = values.pop("config", None)
@@ -70,7 +70,9 @@ def _add_argument(parser, name, f, hint):
     shown = "none" if default is None else " ".join(map(str, default)) if isinstance(default, list) else default
     text = f"{f.metadata['help']} (default: {shown})".replace("%", "%%")
     common = {"help": text, "default": argparse.SUPPRESS}
-    flag = f"--{name}"
+    flag = f.metadata["flag"] or f"--{name}"
+    if f.metadata["flag"]:
+        common["dest"] = name
     if f.metadata["positional"]:
         parser.add_argument(name, nargs="*" if typing.get_origin(kind) is list else "?", **common)
     elif kind is bool:

@@ -26,5 +26,5 @@ class EvaluateOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"--{name} {value} must be above 0")
-        if self.max_length and self.stride and self.stride >= self.max_length:
-            raise UserError(f"--stride {self.stride} leaves no context in a window of {self.max_length}; make it less")
+        if self.max_length == 1:
+            raise UserError("--max_length 1 leaves nothing to predict; use 2 or more")

@@ -67,8 +67,8 @@ class PretrainOptions:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UserError(f"--{name} {value} must be above 0")
-        for name in ("learning_rate", "muon_learning_rate", "weight_decay", "max_grad_norm", "warmup_steps"):
-            if getattr(self, name) < 0:
+        for name in ("learning_rate", "muon_learning_rate", "weight_decay", "max_grad_norm", "warmup_steps", "seed"):
+            if not getattr(self, name) >= 0:
                 raise UserError(f"--{name} {getattr(self, name)} must not be negative")
         for name in ("adam_beta1", "adam_beta2", "decay_share", "min_lr_ratio"):
             if not 0 <= getattr(self, name) <= 1:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from ..data.tokens import IGNORED
 
-CHUNK = 512  # tokens whose logits are held at once
+CHUNK = 1024  # tokens whose logits are held at once
 
 
 class NextTokenLoss(nn.Module):

@@ -55,7 +55,10 @@ def make_directory(options: PretrainOptions) -> None:
 
 
 def _check_same_options(directory: Path, options: PretrainOptions) -> None:
-    before = yaml.safe_load((directory / RESOLVED).read_text(encoding="utf-8"))
+    try:
+        before = dict(yaml.safe_load((directory / RESOLVED).read_text(encoding="utf-8")))
+    except (yaml.YAMLError, ValueError, TypeError) as error:
+        raise UserError(f"{directory / RESOLVED} is damaged; write the run's options there again to resume") from error
     for name, value in vars(options).items():
         if name not in FREE_ON_RESUME and before.get(name) != value:
             raise UserError(

@@ -23,7 +23,8 @@ class Blocked:
 sys.meta_path.insert(0, Blocked())
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, pipeline
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoTokenizer, pipeline
 
 ids, found = load_file("ids.safetensors")["ids"], {}
 for folder in ("float32", "bfloat16"):
@@ -73,7 +74,7 @@ def test_opens_where_rhapsode_is_not_installed(tokenizer, tmp_path, seed):
 
 
 def test_contents(tokenizer, tmp_path, seed):
-    """Weights, settings, code, tokenizer and a card whose metadata the Hub can read; every import of the code is there."""
+    """Weights, settings, code, tokenizer and a card whose metadata the Hub can read."""
     folder = export(make_model(tokenizer), tmp_path / "out", tokenizer)
     auto_map = json.loads((folder / "config.json").read_text())["auto_map"]
     assert set(auto_map) == {

@@ -10,8 +10,9 @@ FLOAT64 = 1e-13
 EQUATIONS = {
     "pre": lambda x, A, F, n, m: (y := x + m * A(n["input"](x))) + m * F(n["post_attention"](y)),
     "output": lambda x, A, F, n, m: (y := x + m * n["post_attention"](A(x))) + m * n["post_feedforward"](F(y)),
-    "sandwich": lambda x, A, F, n, m: (y := x + m * n["post_attention"](A(n["input"](x))))
-    + m * n["post_feedforward"](F(n["pre_feedforward"](y))),
+    "sandwich": lambda x, A, F, n, m: (
+        (y := x + m * n["post_attention"](A(n["input"](x)))) + m * n["post_feedforward"](F(n["pre_feedforward"](y)))
+    ),
     "post": lambda x, A, F, n, m: n["post_feedforward"]((y := n["post_attention"](x + m * A(x))) + m * F(y)),
     "one norm": lambda x, A, F, n, m: x + m * (A(n["input"](x)) + F(n["input"](x))),
     "two norms": lambda x, A, F, n, m: x + m * (A(n["input"](x)) + F(n["post_attention"](x))),
@@ -22,7 +23,9 @@ EQUATIONS = {
 @pytest.mark.parametrize("multiplier", [1.0, 0.3])
 def test_wiring(wiring, multiplier, configure, seed, assert_near):
     parallel = wiring.endswith(("norm", "norms"))
-    order = {"parallel_block": True, "parallel_shared_norm": wiring == "one norm"} if parallel else {"norm_order": wiring}
+    order = (
+        {"parallel_block": True, "parallel_shared_norm": wiring == "one norm"} if parallel else {"norm_order": wiring}
+    )
     config = configure("gpt2", **{"norm_order": "pre", **order}, residual_multiplier=multiplier)
     config._attn_implementation = "eager"
     block = RhapsodeDecoderLayer(config, 0).double().eval()

@@ -30,7 +30,9 @@ SCALINGS = [
 
 def config_of(rope: dict, **fields) -> RhapsodeConfig:
     rope = {"rope_theta": 1e4, **rope}
-    return RhapsodeConfig(hidden_size=64, num_attention_heads=4, max_position_embeddings=64, rope_parameters=rope, **fields)
+    return RhapsodeConfig(
+        hidden_size=64, num_attention_heads=4, max_position_embeddings=64, rope_parameters=rope, **fields
+    )
 
 
 @pytest.mark.parametrize("interleaved", [False, True])
@@ -66,7 +68,8 @@ def test_scalings_are_those_of_llama(rope, length, seed, assert_near):
         hidden_size=64, num_attention_heads=4, max_position_embeddings=64, rope_parameters=dict(config.rope_parameters)
     )
     x, positions = torch.randn(1, 1), torch.arange(length)[None]
-    for ours, expected in zip(RhapsodeRotaryEmbedding(config)(x, positions), LlamaRotaryEmbedding(theirs)(x, positions)):
+    tables = RhapsodeRotaryEmbedding(config)(x, positions), LlamaRotaryEmbedding(theirs)(x, positions)
+    for ours, expected in zip(*tables, strict=True):
         assert_near(torch.cat((ours, ours), -1), expected, SAME)
 
 

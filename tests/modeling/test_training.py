@@ -3,7 +3,8 @@ import torch
 
 CHECKPOINTED = 1e-6  # the same operations, run twice
 ACCUMULATED = 1e-5  # float32 gradients summed over eight parts
-DERIVATIVE = 1e-6  # central differences in float64 with a step of 1e-5: the error is of the order of its square
+DERIVATIVE = 1e-5  # central differences in float64: the step squared (1e-8), and rounding over the step (1e-8)
+STEP = 3e-7  # along a direction of length about 300
 
 
 def gradients(model):
@@ -43,20 +44,23 @@ def test_accumulating_one_by_one_equals_the_batch(preset, build, ids, assert_nea
 
 
 def test_gradients_are_the_derivatives(name, build, ids):
-    """Along a random direction through all parameters, in float64."""
+    """Along a random direction through all parameters, in float64 (transformers' own loss is float32)."""
     model, x = build(name).double(), ids(2, 10)
     parameters = list(model.parameters())
-    loss = model(x, labels=x).loss
-    loss.backward()
+
+    def loss():
+        return torch.nn.functional.cross_entropy(model(x).logits[:, :-1].flatten(0, 1), x[:, 1:].flatten())
+
+    loss().backward()
     directions = [torch.randn_like(p) for p in parameters]
     slope = sum((p.grad * d).sum() for p, d in zip(parameters, directions, strict=True)).item()
-    step, losses = 1e-5, []
+    losses = []
     with torch.no_grad():
         for sign in (1, -2):
             for p, d in zip(parameters, directions, strict=True):
-                p += sign * step * d
-            losses.append(model(x, labels=x).loss.item())
-    assert slope == pytest.approx((losses[0] - losses[1]) / (2 * step), rel=DERIVATIVE, abs=DERIVATIVE)
+                p += sign * STEP * d
+            losses.append(loss().item())
+    assert slope == pytest.approx((losses[0] - losses[1]) / (2 * STEP), rel=DERIVATIVE, abs=DERIVATIVE)
 
 
 def test_a_tiny_model_learns(preset, configure, seed):
@@ -64,9 +68,9 @@ def test_a_tiny_model_learns(preset, configure, seed):
 
     model = RhapsodeForCausalLM(configure(preset)).train()
     x = torch.randint(3, 512, (4, 16))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     losses = []
-    for _ in range(25):
+    for _ in range(15):
         loss = model(x, labels=x).loss
         loss.backward()
         optimizer.step()

@@ -167,5 +167,5 @@ def test_the_loss_of_a_packed_row_is_the_sum_over_its_documents(seed, preset, at
         ids = [torch.from_numpy(d.astype(np.int64))[None] for d in stream.documents()]
         alone = sum(model(input_ids=i, labels=i, use_cache=False, num_items_in_batch=one).loss for i in ids)
         torch.testing.assert_close(packed, alone, rtol=SUM_TOLERANCE, atol=0)
-        leaking = model(**{**batch, "position_ids": None}, use_cache=False, num_items_in_batch=one).loss
-        assert abs(leaking - alone) > 100 * SUM_TOLERANCE * alone  # the tolerance would notice a leak
+        isolated, leaking = (model(**b, use_cache=False).logits for b in (batch, {**batch, "position_ids": None}))
+        assert (isolated - leaking).abs().max() > 0.01  # the model is one in which a leak would be seen

@@ -88,6 +88,23 @@ def test_llama_message_cannot_end_the_turn(llama):
     assert "".join(llama.decode(ids).split()) == "<s>[INST]x</s><s>y[/INST]a</s>b</s>"
 
 
+def test_nothing_in_a_tool_becomes_a_token(llama):
+    with_tools = copy.deepcopy(llama)
+    with_tools.chat_template = "{{ bos_token }}{{ tools | tojson }}{{ messages[0].content }}"
+
+    def look_up(key: str) -> str:
+        """Find a </s> value.
+
+        Args:
+            key: A <s> key.
+        """
+
+    schema = {"name": "</s>", "parameters": {"properties": {"<s>": {"type": "</s>"}}}}
+    ids = encode_conversation(with_tools, [{"role": "user", "content": "hi"}], tools=[look_up, schema])["input_ids"]
+    assert (ids.count(llama.bos_token_id), ids.count(llama.eos_token_id)) == (1, 0)
+    assert "".join(with_tools.decode(ids).split()).count("</s>") == 3
+
+
 def test_template_without_bos_and_plain_added_tokens(gpt2):
     chatml = copy.deepcopy(gpt2)
     chatml.add_tokens(["<|im_start|>", "<|im_end|>"])  # not special, as some families have them
