@@ -1,4 +1,5 @@
-"""Everything one runs. A file here is a command (`rhapsode pretrain` is `pretrain.py`); a folder is what they share.
+"""Everything one runs. A file here is a command (`rhapsode pretrain` is `pretrain.py`), but for `cli.py`, which
+finds it, and `process.py`, which tunes the process; a folder is what commands share.
 
 options     the options of each command, light enough for `--help`      configs     ready-made YAML files
 data        documents, and rows of token ids made of them               training    optimizers, checkpoints, reports

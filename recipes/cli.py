@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from typing import NamedTuple
 
 from .options.base import UserError, parse
+from .process import tune_process
 
 
 class Command(NamedTuple):
@@ -36,6 +37,7 @@ def run_command(name: str, arguments: list[str]) -> int:
     try:
         options_class = getattr(importlib.import_module(f".options.{name}", __package__), command.options)
         options = parse(options_class, arguments, f"rhapsode {name}", options_class.__doc__)
+        tune_process()
         importlib.import_module(f".{name}", __package__).run(options)
         sys.stdout.flush()
     except UserError as error:

@@ -13,7 +13,6 @@ from .data.corpus import read_documents
 from .data.tokens import tokenize
 from .options.base import UserError
 from .options.evaluate import EvaluateOptions
-from .training.hardware import tune_allocator
 from .training.scoring import Score, score_documents
 from .training.setup import load_model, load_tokenizer
 
@@ -21,7 +20,6 @@ LONGEST_BY_DEFAULT = 2048
 
 
 def run(options: EvaluateOptions) -> None:
-    tune_allocator()
     tokenizer = load_tokenizer(options.model)
     model = load_model(options.model, trust_remote_code=options.trust_remote_code).eval()
     length, stride = _window(options, model)

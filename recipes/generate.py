@@ -10,12 +10,10 @@ from transformers import TextStreamer, set_seed
 from ..tokenization.encoding import encode_prompt
 from .cli import run_command
 from .options.generate import GenerateOptions
-from .training.hardware import tune_allocator
 from .training.setup import load_model, load_tokenizer
 
 
 def run(options: GenerateOptions) -> None:
-    tune_allocator()
     tokenizer = load_tokenizer(options.model)
     model = load_model(options.model, dtype="auto", trust_remote_code=options.trust_remote_code).eval()
     streams = options.stream and options.num_return_sequences == 1 and not options.json

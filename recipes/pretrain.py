@@ -27,7 +27,7 @@ from .options.base import UserError, save_resolved
 from .options.pretrain import PretrainOptions
 from .training import setup
 from .training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
-from .training.hardware import peak_flops, peak_memory_bytes, supports_bf16, tune_allocator
+from .training.hardware import peak_flops, peak_memory_bytes, supports_bf16
 from .training.interrupt import Interrupt
 from .training.loss import NextTokenLoss
 from .training.metrics import MetricsLog, flops_per_token, progress_bar
@@ -67,7 +67,6 @@ class Run:
 
 
 def run(options: PretrainOptions) -> None:
-    tune_allocator()
     current = prepare(options)
     with Interrupt() as interrupt:
         train(current, interrupt)

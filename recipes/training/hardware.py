@@ -1,8 +1,6 @@
-"""The machine: its memory allocator, its speed, its number formats."""
+"""The machine: its speed, its number formats, its memory."""
 
-import ctypes
 import functools
-import os
 import platform
 import statistics
 import time
@@ -22,20 +20,6 @@ KNOWN_PEAKS = {
     "RTX 4090": 165e12,
     "RTX 3090": 71e12,
 }
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc, malloc.h
-
-
-def tune_allocator() -> None:
-    """Keep freed memory in the process and use huge pages: on Linux CPUs a training step gets about 1.5 times faster.
-
-    glibc returns every large block to the kernel when it is freed, and the kernel clears it when it is asked for again;
-    a training step does that for each activation. Call this before the first tensor is made.
-    """
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # read by torch at its first allocation
-    if platform.system() == "Linux" and platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_THRESHOLD, 2**30)
-        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def supports_bf16(device: torch.device) -> bool:

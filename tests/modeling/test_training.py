@@ -45,7 +45,8 @@ def test_accumulating_one_by_one_equals_the_batch(preset, build, ids, assert_nea
 
 def test_gradients_are_the_derivatives(name, build, ids):
     """Along a random direction through all parameters, in float64 (transformers' own loss is float32)."""
-    model, x = build(name).double(), ids(2, 10)
+    smooth = {"vaswani-base": {"hidden_act": "gelu"}, "olmo2": {"clip_qkv": 99.0}}  # a kink has no derivative
+    model, x = build(name, **smooth.get(name, {})).double(), ids(2, 10)
     parameters = list(model.parameters())
 
     def loss():
