@@ -54,12 +54,24 @@ def run(tmp_path: Path, code: str, expected: dict):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+def forward(model) -> torch.Tensor:
+    """What the model says of a few tokens, on one thread like the process that opens it: that orders the sums."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.no_grad():
+        result = model(torch.arange(3, 50)[None])[0]
+    torch.set_num_threads(threads)
+    return result
+
+
 def save(model, directory: Path, name: str) -> dict:
     """Save `model`, and return what loading it as `name` must give."""
     model.save_pretrained(directory)
-    with torch.no_grad():
-        result = model(torch.arange(3, 50)[None])[0]
-    return {str(directory): {name: (model.dtype, result, {key: table.clone() for key, table in model.named_buffers()})}}
+    return {
+        str(directory): {
+            name: (model.dtype, forward(model), {key: table.clone() for key, table in model.named_buffers()})
+        }
+    }
 
 
 @pytest.fixture(scope="module")
@@ -89,12 +101,12 @@ def test_remote_code_where_this_package_is_not_installed(tmp_path, build):
     for name in ("falcon-7b", "gpt2", "rhapsode-10m"):
         model = build(name)
         expected |= save(model, tmp_path / name, "AutoModelForCausalLM")
-        with torch.no_grad():
-            hidden = model.model(torch.arange(3, 50)[None])[0]
+        hidden = forward(model.model)
         causal = expected[str(tmp_path / name)]["AutoModelForCausalLM"]
         buffers = {key.removeprefix("model."): table for key, table in causal[2].items()}
         expected[str(tmp_path / name)]["AutoModel"] = (torch.float32, hidden, buffers)
-        scorer = build(name, RhapsodeForSequenceClassification, num_labels=1)
+        # Many labels: thin products are summed in an order that depends on where the file is mapped.
+        scorer = build(name, RhapsodeForSequenceClassification, num_labels=64)
         expected |= save(scorer, tmp_path / f"{name}-score", "AutoModelForSequenceClassification")
         assert isinstance(model.model, RhapsodeModel)
     code = LOAD.format(before=BLOCKED, trust=True, module="transformers_modules", after=REMOTE_CONFIG)
