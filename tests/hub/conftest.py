@@ -7,15 +7,6 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 VOCABULARY = 128
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Matrices of 64 columns gain nothing from a second thread, and wait for it where the cores are shared."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 COMMON = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": None, "pad_token_id": None}
 SIZES = {
     "hidden_size": 64,

@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers import AutoTokenizer, pipeline
 
+torch.set_num_threads(1)
 ids, found = load_file("ids.safetensors")["ids"], {}
 for folder in ("float32", "bfloat16"):
     trust = {"trust_remote_code": True}

@@ -24,14 +24,6 @@ STATE = {"step": 3, "tokens": 2**40, "seconds": 0.1 + 0.2}
 MANY = 100
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def build(optim: str = "adamw", tied: bool = True):
     """A tiny model with dropout, whose draws a resumed run has to repeat, and its optimizers."""
     config = RhapsodeConfig.from_preset("gpt2-tiny", vocab_size=40, num_hidden_layers=1, tie_word_embeddings=tied)

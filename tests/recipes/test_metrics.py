@@ -13,15 +13,6 @@ from torch.utils.flop_counter import FlopCounterMode
 COUNTER_TOLERANCE = 2e-3
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Matrices of 64 columns gain nothing from a second thread, and wait for it where the cores are shared."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def meta_model(preset: str, **overrides) -> RhapsodeForCausalLM:
     with torch.device("meta"):
         return RhapsodeForCausalLM(RhapsodeConfig.from_preset(preset, **overrides))

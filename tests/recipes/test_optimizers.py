@@ -15,15 +15,6 @@ ROUNDING = 1e-12  # a few float64 operations on numbers of at most one
 TOTAL = 1000
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Matrices of 64 columns gain nothing from a second thread, and wait for it where the cores are shared."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def share(step: int, total: int = TOTAL, progress: float | None = None, **options) -> float:
     return learning_rate_share(PretrainOptions(**options), step, total, step / total if progress is None else progress)
 

@@ -23,15 +23,6 @@ SCORE_TOLERANCE = 2e-5
 BF16_TOLERANCE = 2e-2
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Matrices of 64 columns gain nothing from a second thread, and wait for it where the cores are shared."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(params=["rhapsode-10m-tiny", "gpt2-tiny"])
 def model(request, seed):
     """Weights far from zero, so that what a token sees matters."""

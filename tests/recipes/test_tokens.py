@@ -19,15 +19,6 @@ SUM_TOLERANCE = 2e-6
 lengths_of_documents = st.lists(st.integers(1, 12), min_size=1, max_size=12)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Matrices of 64 columns gain nothing from a second thread, and wait for it where the cores are shared."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def stream_of(lengths: list[int]) -> TokenStream:
     """Documents whose token ids are 0, 1, 2, ... throughout, so that each id says where it was."""
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
