@@ -6,10 +6,14 @@
 import os
 import secrets
 
+import hypothesis
 import pytest
 
 # Threads cost more than they bring to matrices this small: ten times the time where the machine is shared.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A shared machine stalls at times; how long a test takes is looked at elsewhere.
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 
 
 @pytest.fixture
