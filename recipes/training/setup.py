@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from ...modeling import RhapsodeConfig, RhapsodeForCausalLM
 from ...tokenization.training import train_tokenizer
+from ...tokenization.vocabulary import check_fits
 from ..data.corpus import read_documents
 from ..options.base import UserError
 from ..options.pretrain import PretrainOptions
@@ -102,11 +103,6 @@ def _first_line(error: Exception) -> str:
 def open_model(options: PretrainOptions, tokenizer: PreTrainedTokenizerBase):
     """A new model of the preset, or the one to go on from; its vocabulary holds the tokenizer's."""
     model = load_model(options.model) if options.model else RhapsodeForCausalLM(new_config(options, tokenizer))
-    if len(tokenizer) > model.config.vocab_size:
-        raise UserError(
-            f"the tokenizer has {len(tokenizer)} tokens and the model vocab_size={model.config.vocab_size}; "
-            f"take the model's own tokenizer, or set config_overrides vocab_size={len(tokenizer)}"
-        )
     longest = getattr(model.config, "max_position_embeddings", None)
     if options.max_length and longest and options.max_length > longest:
         raise UserError(f"--max_length {options.max_length} is longer than the model's {longest} positions")
@@ -114,6 +110,10 @@ def open_model(options: PretrainOptions, tokenizer: PreTrainedTokenizerBase):
     for ids in (model.config, model.generation_config):
         ids.pad_token_id, ids.bos_token_id = tokenizer.pad_token_id, tokenizer.bos_token_id
         ids.eos_token_id = tokenizer.eos_token_id
+    try:
+        check_fits(tokenizer, model.config)
+    except ValueError as error:
+        raise UserError(str(error)) from error
     return model
 
 

@@ -202,7 +202,7 @@ BAD = {
     "length": (["--max_length", "1"], "2 or more"),
     "rows": (["--max_length", "1000000"], "fewer than one sequence"),
     "schedule": (["--lr_scheduler_type", "cosin"], "cosin"),
-    "vocabulary": (["--config_overrides", "vocab_size=100"], "tokenizer has 512 tokens"),
+    "vocabulary": (["--config_overrides", "vocab_size=100"], "ids up to 511 and the model has vocab_size=100"),
 }
 
 
