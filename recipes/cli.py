@@ -10,7 +10,7 @@ import sys
 from difflib import get_close_matches
 from typing import NamedTuple
 
-from .options.base import UserError, parse
+from .options.base import UserError, one_line, parse
 from .process import tune_process
 
 
@@ -41,13 +41,13 @@ def run_command(name: str, arguments: list[str]) -> int:
         importlib.import_module(f".{name}", __package__).run(options)
         sys.stdout.flush()
     except UserError as error:
-        print(f"rhapsode {name}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"rhapsode {name}: {one_line(error)}", file=sys.stderr)
         return 2
     except OSError as error:  # a full disk, a directory that is not ours to write: nothing that a traceback explains
         if isinstance(error, BrokenPipeError):  # `rhapsode ... | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to print goes nowhere
             return 0
-        print(f"rhapsode {name}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"rhapsode {name}: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"rhapsode {name}: stopped", file=sys.stderr)

@@ -23,7 +23,7 @@ from .cli import run_command
 from .data.corpus import read_documents
 from .data.tokens import IGNORED, PackedRows, TokenStream, tokenize
 from .generate import continue_text
-from .options.base import UserError, save_resolved
+from .options.base import RESOLVED, UserError, save_resolved
 from .options.pretrain import PretrainOptions
 from .training import setup
 from .training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
@@ -119,7 +119,7 @@ def prepare(options: PretrainOptions) -> Run:
     if is_main:
         setup.make_directory(options)
         tokenizer.model_max_length = length
-        save_resolved(options, directory / setup.RESOLVED, "pretrain")
+        save_resolved(options, directory / RESOLVED, "pretrain")
         tokenizer.save_pretrained(directory)
     current.loss = accelerator.prepare_model(torch.compile(current.loss) if options.torch_compile else current.loss)
     describe(current, streams["train"])

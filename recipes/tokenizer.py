@@ -17,10 +17,9 @@ from ..tokenization.surrogates import mend
 from ..tokenization.training import check_vocabulary, train_tokenizer
 from .cli import run_command
 from .data.corpus import read_documents
-from .options.base import UserError, save_resolved
+from .options.base import RESOLVED, UserError, save_resolved
 from .options.tokenizer import TokenizerOptions
 
-RESOLVED = "config_resolved.yaml"
 HEADER = "# rhapsode tokenizer "
 
 

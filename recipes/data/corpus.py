@@ -18,7 +18,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
-from ..options.base import UserError
+from ..options.base import UserError, one_line
 from .readers import COMPRESSIONS, READERS, read_file, suffixes, text_of
 
 STDLIB = "stdlib"
@@ -177,5 +177,4 @@ def _read_hub(source: str, split: str, text_column: str) -> Iterator[Document]:
         raise
     except Exception as error:  # the library has dozens of kinds, none of them a subclass of another
         what = f"broke off after row {number}" if number else "neither a path nor a dataset that can be opened"
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"--dataset {source}: {what} ({type(error).__name__}: {reason})") from error
+        raise UserError(f"--dataset {source}: {what} ({type(error).__name__}: {one_line(error, 300)})") from error

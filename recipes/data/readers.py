@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from ..options.base import UserError
+from ..options.base import UserError, one_line
 
 Named = tuple[str, str]
 UTF8 = "utf-8-sig"  # without the byte order mark that Windows puts before a file
@@ -92,8 +92,7 @@ def read_file(path: Path, text_column: str) -> Iterator[Named]:
     except UnicodeDecodeError as error:
         raise UserError(f"--dataset {path}: byte {error.start} is not UTF-8; convert the file first") from error
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
-        reason = " ".join((getattr(error, "strerror", None) or str(error)).split())
-        raise UserError(f"--dataset {path}: {reason}") from error
+        raise UserError(f"--dataset {path}: {one_line(getattr(error, 'strerror', None) or error)}") from error
 
 
 def _text(path, stream, text_column):
@@ -153,8 +152,7 @@ def _parquet(path, stream, text_column):
         for number, value in enumerate((value for batch in batches for value in batch.column(0).to_pylist()), 1):
             yield f"{path}#{number}", text_of({text_column: value}, text_column, f"{path}, row {number}")
     except pa.ArrowException as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"--dataset {path}: not a parquet file, or a damaged one ({reason})") from error
+        raise UserError(f"--dataset {path}: not a parquet file, or a damaged one ({one_line(error)})") from error
 
 
 def text_of(row, text_column: str, where: str) -> str:

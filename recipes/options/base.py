@@ -11,9 +11,16 @@ import typing
 from difflib import get_close_matches
 from pathlib import Path
 
+RESOLVED = "config_resolved.yaml"  # what every command that writes a directory leaves in it
+
 
 class UserError(ValueError):
     """Something that whoever runs a command can mend: printed as one line on stderr, exit status 2."""
+
+
+def one_line(message: object, limit: int | None = None) -> str:
+    """The message, an error or a text, without its line breaks; at most `limit` characters of it."""
+    return " ".join((str(message) or type(message).__name__).split())[:limit]
 
 
 def option(default, help: str, choices: tuple = (), positional: bool = False, flag: str | None = None):
@@ -120,7 +127,7 @@ def _read_config(path, fields, options_class):
     except OSError as error:
         raise UserError(f"--config {path}: {error.strerror}") from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: bytes that are not UTF-8, a date such as 2026-99-99
-        raise UserError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"--config {path} is not YAML: {one_line(error)}") from error
     loaded = {} if loaded is None else loaded  # nothing but comments
     if not isinstance(loaded, dict):
         raise UserError(f"--config {path} holds {type(loaded).__name__}; it must be a mapping of options to values")

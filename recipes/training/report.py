@@ -5,8 +5,8 @@ from pathlib import Path
 
 import yaml
 
+from ..options.base import RESOLVED
 from .metrics import read_metrics
-from .setup import RESOLVED
 
 INK, ACCENT, GRID = "#1f2430", "#b3471d", "#d9d9d9"
 

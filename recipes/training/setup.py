@@ -10,10 +10,9 @@ from ...modeling import RhapsodeConfig, RhapsodeForCausalLM
 from ...tokenization.training import train_tokenizer
 from ...tokenization.vocabulary import check_fits
 from ..data.corpus import read_documents
-from ..options.base import UserError
+from ..options.base import RESOLVED, UserError, one_line
 from ..options.pretrain import PretrainOptions
 
-RESOLVED = "config_resolved.yaml"
 CHECKPOINTS = "checkpoints"
 # What a resumed run may have otherwise than the run it continues: nothing here changes a weight.
 FREE_ON_RESUME = {
@@ -85,7 +84,7 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"tokenizer {source}: cannot be opened ({_first_line(error)})") from error
+        raise UserError(f"tokenizer {source}: cannot be opened ({one_line(error, 300)})") from error
 
 
 def load_model(source: str, **kwargs):
@@ -93,11 +92,7 @@ def load_model(source: str, **kwargs):
     try:
         return AutoModelForCausalLM.from_pretrained(source, **{"dtype": "float32", **kwargs})
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise UserError(f"--model {source}: cannot be opened ({_first_line(error)})") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+        raise UserError(f"--model {source}: cannot be opened ({one_line(error, 300)})") from error
 
 
 def open_model(options: PretrainOptions, tokenizer: PreTrainedTokenizerBase):
