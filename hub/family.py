@@ -195,7 +195,7 @@ def describe(config: RhapsodeConfig) -> dict:
     layers = range(config.num_hidden_layers)
     types = [config.attention_type(i) for i in layers]
     rotates = [int(config.uses_rope(i)) for i in layers]
-    out = {name: getattr(config, name) for name in (*SIZES, *PLAIN) if name not in TRAINING}
+    out = {name: getattr(config, name, None) for name in (*SIZES, *PLAIN) if name not in TRAINING}  # RoPE may be absent
     if config.attention_multiplier is None:
         out["attention_multiplier"] = config.head_dim**-0.5
     out["layer_types"] = types
@@ -241,7 +241,7 @@ def read_rope(parameters: dict, partial: bool) -> dict:
 
 def write_rope(config: RhapsodeConfig, partial: bool) -> dict:
     """Ours as theirs. The factor is written out, 1.0 too: some families take a fraction when it is missing."""
-    if config.rope_parameters is None:
+    if config.position_embedding_type != "rope":
         return {"rope_type": "default", "rope_theta": 10000.0}  # the comparison will say that there is no rotation
     parameters = dict(config.rope_parameters)
     if partial:

@@ -108,7 +108,7 @@ def _warn(family: Family, model) -> None:
             f"{family.model_type!r} stores norm scales as their distance from 1: in {model.dtype} the sum is rounded; "
             "load with dtype=torch.float32 to keep them exactly"
         )
-    if (model.config.rope_parameters or {}).get("rope_type") == "longrope":
+    if (getattr(model.config, "rope_parameters", None) or {}).get("rope_type") == "longrope":
         logger.warning(
             "rope_type='longrope' changes its frequencies beyond original_max_position_embeddings: generation with a "
             "cache that crosses this length keeps the keys rotated before; use use_cache=False across it"

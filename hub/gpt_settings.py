@@ -59,7 +59,7 @@ def read_gptj(theirs) -> dict:
 
 
 def write_gptj(ours) -> dict:
-    factor = (ours.rope_parameters or {}).get("partial_rotary_factor", 1.0)
+    factor = (getattr(ours, "rope_parameters", None) or {}).get("partial_rotary_factor", 1.0)
     return write_inner(ours) | {"rotary_dim": int(ours.head_dim * factor)}
 
 

@@ -180,6 +180,6 @@ def read_phi3(theirs) -> dict:
 
 
 def write_phi3(ours) -> dict:
-    rope = ours.rope_parameters or {}
+    rope = getattr(ours, "rope_parameters", None) or {}
     original = rope.get("original_max_position_embeddings") or ours.max_position_embeddings
     return write_window(ours) | {"original_max_position_embeddings": original}

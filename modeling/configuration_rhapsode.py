@@ -6,6 +6,7 @@ The defaults are our own best decoder (RoPE, RMSNorm before each sublayer, SwiGL
 queries and keys, no biases, tied embeddings). `presets.py` lists the other designs as differences from it.
 """
 
+from dataclasses import field
 from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
@@ -58,8 +59,8 @@ class RhapsodeConfig(PreTrainedConfig):
     sliding_window: int | None = None  # positions that a sliding layer sees, itself included; None: all
     layer_types: list[str] | None = None  # full_attention or sliding_attention each; None: sliding if there is a window
     position_embedding_type: str = "rope"  # (Su et al. 2021, arXiv:2104.09864), learned, sinusoidal or none
-    # transformers' dictionary: rope_type (default, linear, dynamic, yarn, llama3, longrope), rope_theta, ...
-    rope_parameters: RopeParameters | dict | None = None
+    # transformers' dictionary: rope_type (default, linear, dynamic, yarn, llama3, longrope), ...; absent if not "rope"
+    rope_parameters: RopeParameters | dict | None = field(default_factory=lambda: None)
     rope_interleaved: bool = False  # rotate neighbouring pairs (GPT-J), not the halves of a head (GPT-NeoX, Llama)
     no_rope_layers: list[int] | None = None  # 1 where a layer rotates, 0 where it has no positions (as in SmolLM3)
     mlp_gated: bool = True  # act(gate(x)) * up(x) (Shazeer 2020, arXiv:2002.05202), or the plain act(up(x))
@@ -93,6 +94,8 @@ class RhapsodeConfig(PreTrainedConfig):
         if self.attention_out_bias is None:
             self.attention_out_bias = self.attention_bias
         self.base_model_tp_plan = self._tensor_parallel_plan()
+        if self.position_embedding_type != "rope":  # transformers asks `hasattr` whether a model rotates
+            kwargs = self._without_rope(kwargs)
         super().__post_init__(**kwargs)
         self.validate_architecture()  # here too, because `strict` would wrap the ValueError in a type of its own
 
@@ -117,14 +120,14 @@ class RhapsodeConfig(PreTrainedConfig):
             check_choice("field", key, (*cls.__dataclass_fields__, "num_labels", "attn_implementation"))
         return cls(**{**preset(name).fields, **overrides})
 
-    def convert_rope_params_to_dict(self, **kwargs):
-        if self.position_embedding_type == "rope":
-            return super().convert_rope_params_to_dict(**kwargs)
+    def _without_rope(self, kwargs: dict) -> dict:
         if self.rope_parameters:
-            kind = self.position_embedding_type
-            logging.get_logger(__name__).warning(f"position_embedding_type={kind!r}: rope_parameters are ignored")
-        self.rope_parameters = None  # transformers would fill it with defaults that nothing reads
+            text = f"position_embedding_type={self.position_embedding_type!r}: rope_parameters are ignored"
+            logging.get_logger(__name__).warning(text)
+        del self.rope_parameters
         return {k: v for k, v in kwargs.items() if k not in ("rope_theta", "rope_scaling", "partial_rotary_factor")}
+
+    __eq__ = PreTrainedConfig.__eq__  # a dataclass would compare every field, also the one that is not there
 
     def _tensor_parallel_plan(self) -> dict[str, str]:
         # A norm over all heads, or a single shared head, needs the whole projection on every rank.

@@ -20,7 +20,7 @@ LONGEST_BY_DEFAULT = 2048
 
 
 def run(options: EvaluateOptions) -> None:
-    tokenizer = load_tokenizer(options.model)
+    tokenizer = load_tokenizer(options.model, trust_remote_code=options.trust_remote_code)
     model = load_model(options.model, trust_remote_code=options.trust_remote_code).eval()
     length, stride = _window(options, model)
     documents = read_documents(options.dataset, options.split, options.text_column)

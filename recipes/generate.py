@@ -14,7 +14,7 @@ from .training.setup import load_model, load_tokenizer
 
 
 def run(options: GenerateOptions) -> None:
-    tokenizer = load_tokenizer(options.model)
+    tokenizer = load_tokenizer(options.model, trust_remote_code=options.trust_remote_code)
     model = load_model(options.model, dtype="auto", trust_remote_code=options.trust_remote_code).eval()
     streams = options.stream and options.num_return_sequences == 1 and not options.json
     if streams:

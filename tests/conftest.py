@@ -15,6 +15,23 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
 
+WITHOUT_RHAPSODE = """
+import sys
+
+class NotInstalled:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "rhapsode":
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, NotInstalled())
+"""
+
+
+@pytest.fixture(scope="session")
+def without_rhapsode() -> str:
+    """The beginning of a program in which `import rhapsode` fails, as on a machine that does not have it."""
+    return WITHOUT_RHAPSODE
+
 
 @pytest.fixture
 def seed() -> int:

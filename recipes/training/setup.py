@@ -80,9 +80,9 @@ def open_tokenizer(options: PretrainOptions, directory: Path, show_progress: boo
         raise UserError(f"tokenizer: {error}") from error
 
 
-def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(source: str, **kwargs) -> PreTrainedTokenizerBase:
     try:
-        return AutoTokenizer.from_pretrained(source)
+        return AutoTokenizer.from_pretrained(source, **kwargs)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"tokenizer {source}: cannot be opened ({one_line(error, 300)})") from error
 

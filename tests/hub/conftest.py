@@ -62,7 +62,7 @@ def relative_difference(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 class Tools:
-    vocabulary = VOCABULARY
+    vocabulary, sizes = VOCABULARY, SIZES
     config = staticmethod(tiny_foreign_config)
     randomise = staticmethod(randomise)
     random_model = staticmethod(random_foreign_model)

@@ -13,14 +13,6 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 OPEN_ELSEWHERE = """
-import sys
-
-class Blocked:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "rhapsode":
-            raise ModuleNotFoundError(name)
-
-sys.meta_path.insert(0, Blocked())
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
@@ -57,13 +49,15 @@ def make_model(tokenizer) -> RhapsodeForCausalLM:
     ).eval()
 
 
-def test_opens_where_rhapsode_is_not_installed(tokenizer, tmp_path, seed):
+def test_opens_where_rhapsode_is_not_installed(tokenizer, without_rhapsode, tmp_path, seed):
     """Logits are bit-equal to ours, in float32 and in bfloat16, through each Auto class and `pipeline`."""
     model, ids = make_model(tokenizer), torch.randint(3, len(tokenizer), (2, 90))
     export(model, tmp_path / "float32", tokenizer)
     export(tmp_path / "float32", tmp_path / "bfloat16", dtype="bfloat16")
     save_file({"ids": ids}, tmp_path / "ids.safetensors")
-    done = subprocess.run([sys.executable, "-c", OPEN_ELSEWHERE], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", without_rhapsode + OPEN_ELSEWHERE], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("def f")
     found = load_file(tmp_path / "logits.safetensors")

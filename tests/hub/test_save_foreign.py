@@ -14,15 +14,6 @@ from transformers.configuration_utils import PreTrainedConfig
 
 LENGTH = 112
 LOGITS_TOLERANCE = 3e-6  # float32 rounding of sums in another order, relative to the largest logit
-TINY = {
-    "vocab_size": 128,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 256,
-}
 # What a family's tiny configuration cannot do without; `test_families.py` has all the styles.
 HEADED = {name: {"head_dim": 16} for name, row in FAMILIES.items() if row.head_dim == "field" or name == "helium"}
 NEEDED = HEADED | {
@@ -80,7 +71,9 @@ CANNOT = {
 
 
 def tiny_model(tools, **settings):
-    return tools.randomise(RhapsodeForCausalLM(RhapsodeConfig(**TINY | settings))).eval()
+    return tools.randomise(
+        RhapsodeForCausalLM(RhapsodeConfig(vocab_size=tools.vocabulary, **tools.sizes | settings))
+    ).eval()
 
 
 def assert_opens_with_equal_logits(ours, family, directory, tools):
@@ -101,7 +94,7 @@ def test_a_model_of_our_own(family, seed, tools, tmp_path):
     """From a `RhapsodeConfig` alone, in a shape that the family's defaults do not have."""
     row = FAMILIES[family]
     like = to_rhapsode(row, tools.config(family, **NEEDED.get(family, {})))
-    fields = {name: getattr(like, name) for name in (*SIZES, *PLAIN)}
+    fields = {name: getattr(like, name, None) for name in (*SIZES, *PLAIN)}
     changes = {"tie_word_embeddings": not like.tie_word_embeddings, "hidden_act": "relu"}
     changes |= {"intermediate_size": 4 * like.hidden_size}  # GPT-1 has no other
     if row.head_dim != "derived":

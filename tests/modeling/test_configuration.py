@@ -1,3 +1,4 @@
+import copy
 import logging
 
 import pytest
@@ -78,12 +79,24 @@ def test_an_edit_after_construction_is_checked_before_saving(tmp_path):
         ({"mlp_gated": False}, {"intermediate_size": 3072}),
         ({"attention_bias": True}, {"attention_out_bias": True}),
         ({"attention_bias": True, "attention_out_bias": False}, {"attention_out_bias": False}),
-        ({"position_embedding_type": "none"}, {"rope_parameters": None}),
     ],
 )
 def test_what_is_not_given_follows_from_what_is(given, derived):
     config = RhapsodeConfig(**given)
     assert {key: getattr(config, key) for key in derived} == derived
+
+
+@pytest.mark.parametrize("kind", ["learned", "sinusoidal", "none"])
+def test_what_does_not_rotate_has_no_rotary_parameters(kind, tmp_path):
+    """transformers, and tools that read configurations, ask `hasattr(config, "rope_parameters")`."""
+    config = RhapsodeConfig(position_embedding_type=kind, rope_theta=1e4)
+    config.save_pretrained(tmp_path)
+    for each in (config, RhapsodeConfig.from_pretrained(tmp_path), copy.deepcopy(config)):
+        assert not hasattr(each, "rope_parameters")
+        assert not hasattr(each, "rope_theta")
+    assert RhapsodeConfig(position_embedding_type=kind) == RhapsodeConfig(position_embedding_type=kind)
+    assert RhapsodeConfig(position_embedding_type=kind) != RhapsodeConfig(position_embedding_type=kind, hidden_size=96)
+    assert RhapsodeConfig(position_embedding_type=kind) != RhapsodeConfig()
 
 
 def test_numbers_may_be_written_as_integers():

@@ -32,13 +32,6 @@ for directory, expected in torch.load(sys.argv[1]).items():
             assert torch.equal(model.get_buffer(key), table), (directory, key)
 {after}
 """
-BLOCKED = """
-class NotInstalled:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "rhapsode":
-            raise ModuleNotFoundError(name)
-sys.meta_path.insert(0, NotInstalled())
-"""
 REMOTE_CONFIG = """
 config = transformers.AutoConfig.from_pretrained(directory, trust_remote_code=True)
 assert type(config).__module__.startswith("transformers_modules")
@@ -89,7 +82,7 @@ def test_every_preset_in_a_fresh_process(saved_models):
     run(root, LOAD.format(before="import rhapsode", trust=False, module="rhapsode.modeling", after=""), expected)
 
 
-def test_remote_code_where_this_package_is_not_installed(tmp_path, build):
+def test_remote_code_where_this_package_is_not_installed(tmp_path, build, without_rhapsode):
     from rhapsode import RhapsodeModel
 
     expected = {}
@@ -104,7 +97,7 @@ def test_remote_code_where_this_package_is_not_installed(tmp_path, build):
         scorer = build(name, RhapsodeForSequenceClassification, num_labels=64)
         expected |= save(scorer, tmp_path / f"{name}-score", "AutoModelForSequenceClassification")
         assert isinstance(model.model, RhapsodeModel)
-    code = LOAD.format(before=BLOCKED, trust=True, module="transformers_modules", after=REMOTE_CONFIG)
+    code = LOAD.format(before=without_rhapsode, trust=True, module="transformers_modules", after=REMOTE_CONFIG)
     run(tmp_path, code, expected)
 
 
