@@ -41,14 +41,18 @@ def __dir__():
 
 
 _CONFIGURATION_AUTO = "transformers.models.auto.configuration_auto"
-
-
-_OURS = f"{__name__}.modeling"
+_BASELINES = {
+    "NGramForCausalLM": "ngram",
+    "FeedForwardForCausalLM": "feedforward",
+    "RNNForCausalLM": "recurrent",
+    "LSTMForCausalLM": "recurrent",
+}
+_WATCHED = ("transformers.", f"{__name__}.modeling", f"{__name__}.recipes.baselines")
 
 
 def _is_idle(but: str = "") -> bool:
     """Whether no module of transformers and no part of the model is half loaded, `but` this one, whose code has run."""
-    watched = [m for n, m in list(sys.modules.items()) if n != but and n.startswith(("transformers.", _OURS))]
+    watched = [m for n, m in list(sys.modules.items()) if n != but and n.startswith(_WATCHED)]
     return not any(getattr(getattr(m, "__spec__", None), "_initializing", False) for m in watched)
 
 
@@ -63,13 +67,17 @@ def _register() -> None:
         if auto_class != "AutoConfig":
             model = getattr(ours, path.split(".")[-1])
             getattr(auto, auto_class).register(ours.RhapsodeConfig, model, exist_ok=True)
+    for name, module in _BASELINES.items():
+        baseline = getattr(importlib.import_module(f".recipes.baselines.{module}", __name__), name)
+        configuration_auto.AutoConfig.register(baseline.config_class.model_type, baseline.config_class, exist_ok=True)
+        auto.AutoModelForCausalLM.register(baseline.config_class, baseline, exist_ok=True)
 
 
 class _RegisterOnImport(MetaPathFinder):
     """Registers when an Auto class is there and nothing is half loaded: our model imports much of transformers."""
 
     def find_spec(self, fullname, path, target=None):
-        if not fullname.startswith(("transformers.", _OURS)):
+        if not fullname.startswith(_WATCHED):
             return None
         if (spec := PathFinder.find_spec(fullname, path, target)) is None or not hasattr(spec.loader, "exec_module"):
             return spec

@@ -1,87 +1,109 @@
-"""A byte n-gram model with interpolated Kneser-Ney smoothing: the baseline that a trained network has to beat.
+"""The n-gram model: closed-form fitting, log-probabilities as logits. See `kneser_ney.py` for the mathematics."""
 
-    P_n(c | h) = max(N(hc) - D_n, 0) / N(h.) + D_n U(h.) / N(h.) * P_{n-1}(c | h')
-
-N counts occurrences for the longest context and distinct left neighbours for the shorter ones, U(h.) counts the
-distinct bytes seen after h, h' drops the oldest byte, D_n = n1 / (n1 + 2 n2) from the numbers of n-grams seen once and
-twice (Kneser and Ney 1995; Chen and Goodman 1999, section 2.7). The recursion ends in the uniform distribution over 256
-bytes.
-
-A context of up to seven bytes fits a 64-bit integer, so all of it is sorting and searching of integer arrays.
-"""
+from collections.abc import Iterable
 
 import numpy as np
+import torch
+from transformers.generation import GenerationMixin
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.modeling_utils import PreTrainedModel
 
-MAX_ORDER = 7
+from .configuration_baselines import NGramConfig
+from .documents import depths
+from .kneser_ney import KneserNey
+
+CHUNK = 2**23  # probabilities computed at once
+
+
+class NGramForCausalLM(PreTrainedModel, GenerationMixin):
+    """Logits (B, T, V) that are log-probabilities. There is nothing to train: `fit` counts, everything is a buffer."""
+
+    config_class = NGramConfig
+    _auto_class = "AutoModelForCausalLM"
+    _is_stateful = True  # no assisted generation: of a batch of candidates only the last tokens would be looked at
+
+    def __init__(self, config: NGramConfig):
+        super().__init__(config)
+        self.ngrams = KneserNey(config.vocab_size, config.order, config.discounts, config.num_grams)
+        self.post_init()
+
+    @property
+    def device(self) -> torch.device:
+        return self.ngrams.levels[0].keys.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the logits; the counts are integers."""
+        return torch.float32
+
+    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
+        """The stored n-grams of all lengths; none of them is trained by gradients."""
+        return 0 if only_trainable else sum(len(level.keys) for level in self.ngrams.levels)
+
+    def fit(self, documents: Iterable) -> "NGramForCausalLM":
+        """Count documents, each a sequence of ids with its BOS and EOS; what was counted before is forgotten.
+
+        Raises:
+            ValueError: nothing to count, or an id outside the vocabulary.
+        """
+        device = self.device
+        self.ngrams.fit(documents).to(device)
+        self.config.num_grams = [len(level.keys) for level in self.ngrams.levels]
+        return self
+
+    @torch.no_grad()
+    def forward(
+        self,
+        input_ids: torch.LongTensor,  # (B, T)
+        attention_mask: torch.Tensor | None = None,  # (B, T), 0 at padding
+        position_ids: torch.LongTensor | None = None,  # (B, T); positions that start again start a new document
+        labels: torch.LongTensor | None = None,  # (B, T), not shifted; -100 is no target
+        logits_to_keep: int | torch.Tensor = 0,  # the last n positions, or these; 0 is all
+        **kwargs,
+    ) -> CausalLMOutputWithPast:
+        keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        contexts = self.ngrams.contexts(input_ids, depths(input_ids, attention_mask, position_ids))
+        contexts = [context[:, keep] for context in contexts]
+        shape = (*contexts[0].shape, self.config.vocab_size)
+        logits = torch.empty(shape, device=input_ids.device).flatten(0, 1)  # (B T, V)
+        rows = max(1, CHUNK // self.config.vocab_size)
+        parts = zip(*(context.flatten().split(rows) for context in contexts), strict=True)
+        for part, out in zip(parts, logits.split(rows), strict=True):
+            torch.log(self.ngrams.distributions(part), out=out)
+        logits = logits.view(shape)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        return CausalLMOutputWithPast(loss=loss, logits=logits)
+
+    def prepare_inputs_for_generation(self, input_ids, next_sequence_length=None, **kwargs):
+        """The last n - 1 tokens are all that counts."""
+        return super().prepare_inputs_for_generation(input_ids, max(1, self.config.order - 1), **kwargs)
+
+    @classmethod
+    def _supports_default_dynamic_cache(cls) -> bool:
+        return False
 
 
 class ByteNGram:
-    """`order` is the length of the longest n-gram, 1 to 7: a 5-gram predicts a byte from the four before it."""
+    """The same n-grams over bytes, for text without a tokenizer: a 5-gram predicts a byte from the four before it."""
 
     def __init__(self, order: int = 5):
-        if not 1 <= order <= MAX_ORDER:
-            raise ValueError(f"order={order} is not between 1 and {MAX_ORDER}")
-        self.order = order
-        self.levels: list[_Level] = []
+        self.ngrams = KneserNey(256, order)
 
     def fit(self, data: bytes) -> "ByteNGram":
-        """Count the n-grams of `data`, which must be at least `order` bytes long."""
-        if len(data) < self.order:
-            raise ValueError(f"{len(data)} bytes are too few for order={self.order}")
-        grams, counts = np.unique(_grams(data, self.order), return_counts=True)
-        self.levels = [_Level(grams, counts)]
-        for length in range(self.order - 1, 0, -1):
-            # A shorter n-gram is counted once for each distinct byte that stands before it.
-            suffix = grams & np.uint64((1 << (8 * length)) - 1)
-            grams, counts = np.unique(suffix, return_counts=True)
-            self.levels.insert(0, _Level(grams, counts))
+        """Count the n-grams of `data`, which is one document."""
+        self.ngrams.fit([_ids(data)])
         return self
 
     def probabilities(self, data: bytes) -> np.ndarray:
-        """P(byte | up to order - 1 bytes before it) for each byte of `data`."""
-        padded = bytes(self.order - 1) + data
-        probability = np.full(len(data), 1 / 256)
-        for length, level in enumerate(self.levels, 1):
-            grams = _grams(padded, length)[self.order - length :]
-            interpolated = level.interpolate(grams, probability)
-            probability[length - 1 :] = interpolated[length - 1 :]  # the first bytes have no longer context
-        return probability
+        """P(byte | the bytes before it) for each byte of `data`."""
+        ids = _ids(data)
+        return self.ngrams.probabilities(ids, torch.arange(len(ids))).numpy()
 
     def bits_per_byte(self, data: bytes) -> float:
         return float(-np.log2(self.probabilities(data)).mean())
 
 
-class _Level:
-    """The counts of one n-gram length."""
-
-    def __init__(self, grams: np.ndarray, counts: np.ndarray):
-        self.grams, self.counts = grams, counts.astype(np.float64)
-        self.contexts, first = np.unique(grams >> np.uint64(8), return_index=True)  # grams are sorted
-        self.totals = np.add.reduceat(self.counts, first)
-        self.followers = np.diff(first, append=len(grams)).astype(np.float64)
-        once, twice = (counts == 1).sum(), (counts == 2).sum()
-        self.discount = once / (once + 2 * twice) if once else 0.5
-
-    def interpolate(self, grams: np.ndarray, lower: np.ndarray) -> np.ndarray:
-        """This level's probability of each gram, `lower` being that of the shorter one."""
-        context, known = _find(self.contexts, grams >> np.uint64(8))
-        gram, seen = _find(self.grams, grams)
-        count = np.where(seen, self.counts[gram], 0)
-        total, followers = self.totals[context], self.followers[context]
-        smoothed = (np.maximum(count - self.discount, 0) + self.discount * followers * lower) / total
-        return np.where(known, smoothed, lower)
-
-
-def _grams(data: bytes, length: int) -> np.ndarray:
-    """Every run of `length` bytes as one big-endian integer."""
-    values = np.frombuffer(data, np.uint8).astype(np.uint64)
-    grams = np.zeros(len(values) - length + 1, np.uint64)
-    for i in range(length):
-        grams = (grams << np.uint64(8)) | values[i : len(values) - length + 1 + i]
-    return grams
-
-
-def _find(table: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(position, whether it is there) of each key in a sorted table; positions of absent keys are arbitrary."""
-    position = np.minimum(np.searchsorted(table, keys), len(table) - 1)
-    return position, table[position] == keys
+def _ids(data: bytes) -> torch.Tensor:
+    return torch.from_numpy(np.frombuffer(data, np.uint8).astype(np.int64))
