@@ -2,24 +2,38 @@
 
 import functools
 import platform
+import re
 import statistics
 import time
 
 import torch
 
-# Dense bfloat16 peaks of accelerators in FLOP/s, from the vendors' data sheets.
+# Dense bfloat16 peaks with float32 sums, in FLOP/s, from the vendors' data sheets; of two that fit, the first counts.
 KNOWN_PEAKS = {
+    "B200": 2250e12,
+    "GH200": 989e12,
+    "H200 NVL": 835e12,
     "H200": 989e12,
+    "H100 NVL": 835e12,
     "H100 PCIe": 756e12,
     "H100": 989e12,
-    "B200": 2250e12,
+    "H800": 989e12,
+    "H20": 148e12,
     "A100": 312e12,
-    "L40S": 362e12,
-    "L4": 121e12,
+    "A800": 312e12,
     "A10G": 70e12,
+    "A40": 150e12,
+    "L40S": 362e12,
+    "L40": 181e12,
+    "L4": 121e12,
+    "RTX A6000": 155e12,
+    "RTX 5090": 210e12,
     "RTX 4090": 165e12,
     "RTX 3090": 71e12,
+    "MI300X": 1307e12,
 }
+# Parts of a chip and slower ones of the same name: their peak is measured.
+NOT_THE_WHOLE = ("MIG", "Laptop", "Max-Q", "RTX 4090 D")
 
 
 def supports_bf16(device: torch.device) -> bool:
@@ -32,19 +46,37 @@ def supports_bf16(device: torch.device) -> bool:
     return device.type in ("mps", "xpu")
 
 
+def known_peak(name: str) -> float | None:
+    """The data sheet's FLOP/s for a device of this name, as `torch.cuda.get_device_name` spells it."""
+    if any(re.search(rf"\b{part}\b", name) for part in NOT_THE_WHOLE):
+        return None
+    return next((peak for model, peak in KNOWN_PEAKS.items() if re.search(rf"\b{model}\b", name)), None)
+
+
 @functools.cache
 def peak_flops(device_type: str, dtype: torch.dtype) -> tuple[float, str]:
-    """(FLOP/s, "measured" or "known") of the best matrix product: the denominator of MFU."""
-    if device_type == "cuda":
-        name = torch.cuda.get_device_name()
-        for model, peak in KNOWN_PEAKS.items():
-            if model in name and dtype == torch.bfloat16:
-                return peak, "known"
+    """(FLOP/s, "measured" or "known") of this process's best matrix product, on its device with its threads."""
+    if device_type == "cuda" and dtype == torch.bfloat16:
+        peak = known_peak(torch.cuda.get_device_name())
+        if peak is not None:
+            return peak, "known"
     n = 2048 if device_type == "cpu" else 8192
     generator = torch.Generator().manual_seed(0)  # the random state of the run stays as it is
     a, b = (torch.randn(n, n, generator=generator).to(device_type, dtype) for _ in range(2))
     seconds = [_timed(lambda: a @ b, device_type) for _ in range(6)][1:]
     return 2 * n**3 / statistics.median(seconds), "measured"
+
+
+def total_peak_flops(accelerator, dtype: torch.dtype) -> tuple[float, str]:
+    """(FLOP/s, kind) of all processes together: the denominator of MFU. Every process must call it.
+
+    They measure at the same time. Processes that share the cores of a machine so slow each other down as they do in
+    training, and the sum is what the machine has, however many processes and threads it is cut into.
+    """
+    accelerator.wait_for_everyone()
+    peak, kind = peak_flops(accelerator.device.type, dtype)
+    total = accelerator.reduce(torch.tensor(peak, dtype=torch.float32, device=accelerator.device), reduction="sum")
+    return total.item(), kind
 
 
 def _timed(work, device_type: str) -> float:
@@ -53,6 +85,14 @@ def _timed(work, device_type: str) -> float:
     if device_type != "cpu":
         torch.accelerator.synchronize()
     return time.perf_counter() - start
+
+
+def memory_row(device: torch.device) -> dict[str, int]:
+    """The figures of `metrics.jsonl`: `memory_bytes` and, on CUDA, what the allocator has reserved for it."""
+    row = {"memory_bytes": peak_memory_bytes(device)}
+    if device.type == "cuda":
+        row["memory_reserved_bytes"] = torch.cuda.max_memory_reserved(device)
+    return row
 
 
 def peak_memory_bytes(device: torch.device) -> int:

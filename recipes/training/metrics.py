@@ -1,48 +1,99 @@
 """What a run writes down while it goes: metrics.jsonl, the progress bar, and how much arithmetic a step is."""
 
 import json
+import math
+import time
+from contextlib import contextmanager
 from pathlib import Path
 
-from torch import nn
 from tqdm import tqdm
+
+from ..options.base import UserError
+from .parameters import block_matrices, head_weight
 
 
 def flops_per_token(model, length: int) -> float:
     """Floating-point operations of training on one token: forward and backward.
 
     6 for each parameter of a matrix product, and 6 L H C T for causal attention (Chowdhery et al. 2022, appendix B,
-    counts 12 without the mask). Embedding look-ups and norms are left out.
+    counts 12 without the mask). Embedding look-ups and norms are left out. A model without attention (a recurrent or
+    feed-forward one) has only the first term.
     """
-    config = model.config
-    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    matrices = {id(p): p.numel() for p in model.parameters() if p.dim() == 2 and id(p) not in tables}
-    head = model.get_output_embeddings().weight
-    matrices[id(head)] = head.numel()  # also where it is the embedding
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    attention = config.num_hidden_layers * config.num_attention_heads * width * length
-    return 6 * (sum(matrices.values()) + attention)
+    return 6 * (matrix_parameters(model) + _attention_products(model.config, length))
+
+
+def matrix_parameters(model) -> int:
+    """How many parameters multiply every token: the matrices of the blocks, and the head, also where it is tied."""
+    head = head_weight(model)
+    return sum(p.numel() for p in block_matrices(model).values()) + (0 if head is None else head.numel())
+
+
+def _attention_products(config, length: int) -> int:
+    """L H C T, or 0 without attention."""
+    heads = getattr(config, "num_attention_heads", None)
+    if not heads:
+        return 0
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return config.num_hidden_layers * heads * width * length
 
 
 class MetricsLog:
-    """Appends one JSON object a line; on resume, forgets the lines after the step that is resumed from."""
+    """Appends one JSON object a line; on resume, forgets the lines after the step that is resumed from.
+
+    `last` holds the newest value of every figure in the lines that stay, for sums that a resumed run goes on with.
+    """
 
     def __init__(self, path: Path, resume_step: int = 0):
         kept = [row for row in read_metrics(path) if row["step"] <= resume_step] if resume_step else []
         temporary = path.with_name(f".unfinished-{path.name}")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        temporary.write_text("".join(_line(row) for row in kept), encoding="utf-8")
         temporary.replace(path)
         self.path = path
+        self.last = {key: value for row in kept for key, value in row.items()}
 
     def write(self, **row) -> None:
         with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(row) + "\n")
+            stream.write(_line(row))
+
+
+def _line(row: dict) -> str:
+    """JSON has no NaN and no infinity: such a figure is null."""
+    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+    return json.dumps(finite, allow_nan=False) + "\n"
 
 
 def read_metrics(path: Path) -> list[dict]:
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    return [json.loads(line) for line in lines[:-1]]  # after the last end of line: nothing, or what a kill cut off
+    try:
+        return [json.loads(line) for line in lines[:-1]]  # after the last end of line: nothing, or what a kill cut off
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); delete the lines that are not JSON") from error
+
+
+class Stopwatch:
+    """Seconds spent on what is not training, by kind, over all parts of a run.
+
+        with stopwatch("eval"): ...        then row | stopwatch.row()      ->  {"eval_seconds": ...}
+
+    Pass `MetricsLog.last` to go on from the figures of the run that is resumed.
+    """
+
+    def __init__(self, before: dict | None = None):
+        kinds = ("eval", "checkpoint")
+        self.seconds = {kind: (before or {}).get(f"{kind}_seconds") or 0.0 for kind in kinds}
+
+    @contextmanager
+    def __call__(self, kind: str):
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[kind] = self.seconds.get(kind, 0.0) + time.perf_counter() - start
+
+    def row(self) -> dict[str, float]:
+        return {f"{kind}_seconds": seconds for kind, seconds in self.seconds.items()}
 
 
 def progress_bar(total: int, initial: int, enabled: bool) -> tqdm:

@@ -1,12 +1,16 @@
 """The arithmetic of a step, against a count by hand and torch's own counter; and the file of metrics."""
 
 import json
+import time
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
 from rhapsode.modeling import RhapsodeConfig, RhapsodeForCausalLM
-from rhapsode.recipes.training.metrics import MetricsLog, flops_per_token, progress_bar, read_metrics
+from rhapsode.recipes.options.base import UserError
+from rhapsode.recipes.training.metrics import MetricsLog, Stopwatch, flops_per_token, progress_bar, read_metrics
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 # What torch counts and we leave out: the angles of RoPE, a product of positions and frequencies, C / 2 a token.
@@ -57,6 +61,29 @@ def test_against_the_matrix_products_that_torch_counts(seed, preset):
     assert counter.get_total_flops() == pytest.approx(expected, rel=COUNTER_TOLERANCE)
 
 
+class Recurrent(nn.Module):
+    """Elman's: D=8, H=16, V=32, nothing in the configuration that speaks of attention."""
+
+    config = SimpleNamespace(hidden_size=16)
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.cell, self.head = nn.Embedding(32, 8), nn.RNN(8, 16), nn.Linear(16, 32)
+
+    def get_output_embeddings(self):
+        return self.head
+
+
+def test_without_attention_only_the_matrices_count():
+    assert flops_per_token(Recurrent(), 10) == flops_per_token(Recurrent(), 1000) == 6 * (8 * 16 + 16 * 16 + 16 * 32)
+
+
+def test_a_model_of_counts_has_no_arithmetic():
+    model = nn.Module()
+    model.config, model.get_output_embeddings = SimpleNamespace(), lambda: None
+    assert flops_per_token(model, 100) == 0
+
+
 # metrics.jsonl
 
 
@@ -103,6 +130,49 @@ def test_a_line_that_a_kill_cut_off_is_passed_over(tmp_path):
         assert read_metrics(path) == rows(1)
     MetricsLog(path, resume_step=1).write(**rows(2)[0])
     assert read_metrics(path) == rows(1, 2)
+
+
+def test_what_a_run_goes_on_with(tmp_path):
+    """The newest value of each figure up to the resumed step; figures of evaluations stand in rows of their own."""
+    path = tmp_path / "metrics.jsonl"
+    log = MetricsLog(path)
+    for row in ({"step": 1, "loss": 3.0}, {"step": 1, "eval_loss": 3.5}, {"step": 2, "loss": 2.0}, {"step": 3, "x": 1}):
+        log.write(**row)
+    assert MetricsLog(path, resume_step=2).last == {"step": 2, "loss": 2.0, "eval_loss": 3.5}
+    assert MetricsLog(path).last == {}
+
+
+def test_every_line_is_json_whatever_the_loss(tmp_path):
+    """NaN is no JSON: `jq`, browsers and other languages refuse a file that has it."""
+    path = tmp_path / "metrics.jsonl"
+    MetricsLog(path).write(step=1, loss=float("nan"), grad_norm=float("inf"), learning_rate=0.1)
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    row = json.loads(path.read_text(), parse_constant=refuse)
+    assert row == {"step": 1, "loss": None, "grad_norm": None, "learning_rate": 0.1}
+
+
+def test_damage_in_the_middle_is_named(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"ste\n{"step": 3}\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl is damaged"):
+        read_metrics(path)
+
+
+def test_the_stopwatch_goes_on_after_a_resume():
+    watch = Stopwatch({"eval_seconds": 100.0, "loss": 3.0})
+    start = time.perf_counter()
+    with watch("eval"):
+        time.sleep(0.01)
+    with pytest.raises(ZeroDivisionError), watch("checkpoint"):
+        time.sleep(0.01)
+        raise ZeroDivisionError
+    row = watch.row()
+    assert row.keys() == {"eval_seconds", "checkpoint_seconds"}
+    assert row["eval_seconds"] >= 100.01 and row["checkpoint_seconds"] >= 0.01
+    assert row["eval_seconds"] - 100 + row["checkpoint_seconds"] <= time.perf_counter() - start
 
 
 def test_the_bar_begins_where_the_run_does(capsys):

@@ -1,0 +1,21 @@
+"""Options of `rhapsode report`."""
+
+from dataclasses import dataclass
+
+from .base import UserError, option
+
+
+@dataclass
+class ReportOptions:
+    """Write report.md and curves.png of a run, finished or not. Several runs give one comparison."""
+
+    runs: list[str] = option([], "run directories", positional=True)
+    output_dir: str | None = option(None, "where to write; none is the run itself, for several runs/comparison")
+    json: bool = option(False, "print one JSON object, for several runs a list")
+
+    def __post_init__(self):
+        if not self.runs:
+            raise UserError("name at least one run directory")
+        twice = next((run for i, run in enumerate(self.runs) if run in self.runs[:i]), None)
+        if twice is not None:
+            raise UserError(f"{twice} is named twice")
