@@ -22,10 +22,12 @@ class Command(NamedTuple):
 COMMANDS = {
     "tokenizer": Command("train a tokenizer", "TokenizerOptions"),
     "pretrain": Command("train a language model from raw text", "PretrainOptions"),
+    "compare": Command("architectures side by side, at equal data and at equal time", "CompareOptions"),
     "evaluate": Command("perplexity and bits per byte on held-out text", "EvaluateOptions"),
     "generate": Command("continue a text", "GenerateOptions"),
     "convert": Command("open another family's checkpoint, or write one", "ConvertOptions"),
     "export": Command("write a self-contained Hub repository", "ExportOptions"),
+    "report": Command("report.md and curves of runs, finished or not, or a comparison", "ReportOptions"),
     "presets": Command("print the named designs and what they cost", "PresetsOptions"),
     "demo": Command("all of it on the standard library, offline", "DemoOptions"),
 }
@@ -41,7 +43,8 @@ def run_command(name: str, arguments: list[str]) -> int:
         importlib.import_module(f".{name}", __package__).run(options)
         sys.stdout.flush()
     except UserError as error:
-        print(f"rhapsode {name}: {one_line(error)}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # of several processes all find the same fault
+            print(f"rhapsode {name}: {one_line(error)}", file=sys.stderr)
         return 2
     except OSError as error:  # a full disk, a directory that is not ours to write: nothing that a traceback explains
         if isinstance(error, BrokenPipeError):  # `rhapsode ... | head`

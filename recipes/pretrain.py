@@ -3,42 +3,49 @@
     rows of tokens -> loss -> gradients -> clip -> optimizer, and now and then: evaluate, save, log
 
 The loss of a step is the sum over all its target tokens, on every process and in every accumulated batch, divided by
-their number: one process with a batch of 16 and two processes with 4 x 2 accumulated steps compute the same.
+their number: one process with a batch of 16 and two processes with 4 x 2 accumulated steps compute the same. What is
+random in a step, dropout, is a function of the seed, the step and the process, and so is the data: nothing but the
+number of the step has to be remembered to go on exactly.
 """
 
-import json
 import sys
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
-from accelerate import Accelerator, PartialState
-from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from torch import nn
 
 from .cli import run_command
-from .data.corpus import read_documents
-from .data.tokens import IGNORED, PackedRows, TokenStream, tokenize
-from .generate import continue_text
-from .options.base import RESOLVED, UserError, save_resolved
+from .data.rows import Processes, open_rows, open_validation
+from .data.tokens import IGNORED
+from .options.base import UserError
 from .options.pretrain import PretrainOptions
-from .training import setup
-from .training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
-from .training.hardware import peak_flops, peak_memory_bytes, supports_bf16
+from .training import outcome, setup
+from .training.checkpoint import Retention, newest_checkpoint, save_checkpoint
+from .training.ema import WeightAverage
+from .training.gradients import clip_gradients
+from .training.guard import Guard
 from .training.interrupt import Interrupt
+from .training.launch import is_launched, launch
 from .training.loss import NextTokenLoss
-from .training.metrics import MetricsLog, flops_per_token, progress_bar
-from .training.optimizers import build_optimizers, learning_rate_share, set_learning_rate
-from .training.report import write_report
+from .training.optimizers import build_optimizers, set_learning_rate
+from .training.parallel import Parallel
+from .training.precision import Precision
+from .training.schedule import BatchSchedule, learning_rate_share
 from .training.scoring import Score, score_documents
+from .training.state import collect, restore
+from .training.tracking import check_trackers
+from .training.updates import UpdateProbe
+from .training.watch import Watch
 
 
 @dataclass
 class Progress:
-    """What a checkpoint remembers beside weights, optimizer and random states."""
+    """Where the run is: optimizer steps, tokens, seconds in steps."""
 
     step: int = 0
     tokens: int = 0
@@ -49,189 +56,218 @@ class Progress:
 class Run:
     options: PretrainOptions
     directory: Path
-    accelerator: Accelerator
+    parallel: Parallel
+    precision: Precision
     tokenizer: object
     model: nn.Module
-    loss: nn.Module
-    rows: PackedRows
-    validation: TokenStream
+    loss: nn.Module  # the model within what computes the loss, within what shares the work
+    rows: object
+    validation: object
     length: int
+    batches: BatchSchedule
     total_steps: int
     optimizers: list
+    average: WeightAverage | None
+    guard: Guard
     progress: Progress = field(default_factory=Progress)
+    metrics: dict = field(default_factory=dict)  # the newest of what the best checkpoint is chosen by
+    since_log: dict | None = None  # on resume
 
     @property
-    def rows_per_step(self) -> int:
-        o = self.options
-        return o.per_device_train_batch_size * o.gradient_accumulation_steps * self.accelerator.num_processes
+    def checkpoints(self) -> Path:
+        return self.directory / setup.CHECKPOINTS
 
 
 def run(options: PretrainOptions) -> None:
+    if options.num_processes is not None and options.num_processes > 1 and not is_launched():
+        launch("pretrain", options)
+        return
     current = prepare(options)
+    sums = fit(current) if hasattr(current.model, "fit") else train_and_watch(current)
+    score = evaluate(current, stride=max(1, current.length // 2))
+    report = outcome.write(current, score, sums)
+    say(current, f"validation: {score.loss:.3f} nats/token, {score.bits_per_byte:.3f} bits/byte; report: {report}")
+
+
+def train_and_watch(current: Run) -> dict:
+    """The sums of time and energy that the results have beside the progress."""
+    watch = Watch(current.options, current.parallel, current.precision, current.directory, current.progress.step)
     with Interrupt() as interrupt:
-        train(current, interrupt)
-    step = current.progress.step
-    if interrupt.name:
-        say(current, f"{interrupt.name}: saved step {step} of {current.total_steps}; go on with --resume")
+        stopped = train(current, watch, interrupt)
+    sums = watch.finish()
+    if stopped:
+        say(current, f"stopped: saved step {current.progress.step} of {current.total_steps}; go on with --resume")
         raise KeyboardInterrupt
-    finish(current)
+    return sums
+
+
+def fit(current: Run) -> dict:
+    """A model that is computed from the training documents in closed form: one step, nothing to save on the way."""
+    if current.options.streaming or current.parallel.accelerator.num_processes > 1:
+        raise UserError(f"--architecture {current.options.architecture}: one process fits it, without --streaming")
+    start, documents = time.perf_counter(), current.rows.documents()
+    current.model.fit(documents)
+    current.progress = Progress(1, sum(map(len, documents)), time.perf_counter() - start)
+    return {}
 
 
 def prepare(options: PretrainOptions) -> Run:
     """Everything that the first step needs; nothing is written before the options are known to fit together."""
-    bf16 = supports_bf16(PartialState().device) if options.bf16 is None else options.bf16
-    AcceleratorState._reset_state()  # another run in this process may have had another precision
-    accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no")
-    is_main = accelerator.is_main_process
+    check_trackers(options.report_to)
+    precision, parallel = setup.start_processes(options)
+    batches = BatchSchedule.of(options, parallel.data_count)
     set_seed(options.seed)
-    directory = setup.check_directory(options)
-    tokenizer = setup.open_tokenizer(options, directory, show_progress=is_main)
-    model = setup.open_model(options, tokenizer).to(accelerator.device).train()
-    if options.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
-    length = options.max_length or model.config.max_position_embeddings
-    streams = {
-        split: tokenize(
-            read_documents(options.dataset, split, options.text_column), tokenizer, f"tokens of {split}", is_main
-        )
-        for split in ("train", "validation")
-    }
-    try:
-        rows = PackedRows(streams["train"], length, options.seed)
-    except ValueError as error:
-        raise UserError(f"--dataset {' '.join(options.dataset)}: {error}") from error
+    directory = parallel.on_main(lambda: setup.check_directory(options))
+    tokenizer = parallel.on_main(lambda: setup.open_tokenizer(options, directory))
+    model = setup.open_model(options, tokenizer).to(precision.weights)
+    length = setup.sequence_length(options, model)
+    processes = Processes(parallel.data_index, parallel.data_count)
+    rows = open_rows(options, tokenizer, length, processes)
+    validation = open_validation(options, tokenizer, processes)
+    model = parallel.place(model).train()
+    is_fitted = hasattr(model, "fit")
+    loss = NextTokenLoss(model) if is_fitted else setup.trainable(options, model, precision, parallel)
     current = Run(
-        options,
-        directory,
-        accelerator,
-        tokenizer,
-        model,
-        NextTokenLoss(model),
-        rows,
-        streams["validation"],
-        length,
-        0,
-        [],
+        **{"options": options, "directory": directory, "parallel": parallel, "precision": precision},
+        **{"tokenizer": tokenizer, "model": model, "loss": loss, "rows": rows, "validation": validation},
+        **{"length": length, "batches": batches, "optimizers": [] if is_fitted else build_optimizers(model, options)},
+        total_steps=1 if is_fitted else options.max_steps or batches.steps_within(options.num_train_epochs * len(rows)),
+        average=WeightAverage(model, options.ema_decay) if options.ema_decay else None,
+        guard=Guard(options.spike_threshold, options.max_skipped_steps),
     )
-    current.total_steps = options.max_steps or max(1, int(options.num_train_epochs * len(rows) / current.rows_per_step))
-    current.optimizers = build_optimizers(model, options)
     resume(current)
-    if is_main:
-        setup.make_directory(options)
-        tokenizer.model_max_length = length
-        save_resolved(options, directory / RESOLVED, "pretrain")
-        tokenizer.save_pretrained(directory)
-    current.loss = accelerator.prepare_model(torch.compile(current.loss) if options.torch_compile else current.loss)
-    describe(current, streams["train"])
+    parallel.on_main(lambda: outcome.begin(current))
+    describe(current)
     return current
 
 
 def resume(current: Run) -> None:
     if not current.options.resume:
         return
-    newest = newest_checkpoint(current.directory / setup.CHECKPOINTS)
+    newest = current.parallel.on_main(lambda: newest_checkpoint(current.checkpoints))
     if newest is None:
         say(current, f"--resume: no checkpoint in {current.directory}; starting at step 0")
         return
-    current.progress = Progress(**load_checkpoint(newest, current.model, current.optimizers))
+    state = setup.check_shares(newest, current.batches, current.parallel.data_count)
+    restore(newest, current.model, current.optimizers, current.average)
+    current.progress = Progress(**state["progress"])
+    current.metrics, current.since_log = state["metrics"], state["since_log"]
+    current.guard.load(state["guard"])
+    current.rows.load_state_dict(state["data"][current.parallel.data_index % len(state["data"])])
     say(current, f"resumed from {newest}")
 
 
-def describe(current: Run, stream: TokenStream) -> None:
-    model, weights = current.model, next(current.model.parameters()).dtype
-    products = "bfloat16 (autocast)" if current.accelerator.mixed_precision == "bf16" else "float32"
+def describe(current: Run) -> None:
+    model, o = current.model, current.options
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in model.parameters())
+    share = "" if trained == total else f", {trained:,} of them trained"
+    processes = current.parallel.accelerator.num_processes
     say(
         current,
-        f"{sum(p.numel() for p in model.parameters()):,} parameters in {str(weights).removeprefix('torch.')}, matrix "
-        f"products in {products}; {len(stream.ids):,} training tokens of {len(stream.starts):,} documents; "
-        f"{current.total_steps:,} steps of {current.rows_per_step * current.length:,} tokens",
+        f"{total:,} parameters{share}; {current.precision}; {processes} "
+        f"process{'es, ' + current.parallel.strategy if processes > 1 else ''}; {current.total_steps:,} steps of "
+        f"{current.batches.full * current.batches.rows_per_pass * current.length:,} tokens"
+        f"{f' after {o.batch_warmup_steps} of fewer' if o.batch_warmup_steps else ''}",
     )
 
 
 def say(current: Run, text: str) -> None:
-    current.accelerator.print(text, file=sys.stderr, flush=True)
+    current.parallel.accelerator.print(text, file=sys.stderr, flush=True)
 
 
-def train(current: Run, interrupt: Interrupt) -> None:
-    """The loop: until the last step, the end of the time, or a signal."""
-    options, progress, total = current.options, current.progress, current.total_steps
-    eval_steps = options.eval_steps or max(1, total // 10)
-    save_steps = options.save_steps or max(1, total // 5)
-    is_main = current.accelerator.is_main_process
-    log = MetricsLog(current.directory / "metrics.jsonl", progress.step) if is_main else None
-    peak, kind = peak_flops(current.accelerator.device.type, torch.bfloat16 if is_bf16(current) else torch.float32)
-    flops = flops_per_token(current.model, current.length)
-    since = Progress(**asdict(progress))
-    losses: list[torch.Tensor] = []
-    with progress_bar(total, progress.step, is_main) as bar:
-        while progress.step < total and not interrupt.name and share_done(current) < 1:
-            start = time.perf_counter()
-            loss, grad_norm = train_step(current)
-            losses.append(loss)
-            progress.step += 1
-            progress.tokens += current.rows_per_step * current.length
-            progress.seconds += time.perf_counter() - start
-            is_last = progress.step == total or share_done(current) >= 1
-            bar.update()
-            if is_main and (progress.step % options.logging_steps == 0 or is_last):
-                seconds = progress.seconds - since.seconds
-                speed = (progress.tokens - since.tokens) / seconds
-                row = {
-                    "step": progress.step,
-                    "loss": torch.stack(losses).mean().item(),
-                    "learning_rate": current.optimizers[-1].param_groups[0]["lr"],
-                    "grad_norm": grad_norm.item(),
-                    "epoch": progress.step * current.rows_per_step / len(current.rows),
-                    "tokens": progress.tokens,
-                    "seconds": progress.seconds,
-                    "tokens_per_second": speed,
-                    "mfu": speed * flops / (peak * current.accelerator.num_processes),
-                    "mfu_peak": kind,
-                    "memory_bytes": peak_memory_bytes(current.accelerator.device),
-                }
-                log.write(**row)
-                bar.set_postfix_str(f"loss {row['loss']:.3f}, {speed:,.0f} tokens/s, MFU {row['mfu']:.0%}")
-                since, losses = Progress(**asdict(progress)), []
-            if progress.step % eval_steps == 0 and not is_last:
-                score = evaluate(current, options.max_eval_tokens)
-                if is_main:
-                    log.write(step=progress.step, eval_loss=score.loss, eval_bits_per_byte=score.bits_per_byte)
-            if progress.step % save_steps == 0 or is_last or interrupt.name:
-                save(current)
+def train(current: Run, watch: Watch, interrupt: Interrupt) -> bool:
+    """The loop: until the last step, the end of the time, or a signal; returns whether it was a signal."""
+    o, progress, total = current.options, current.progress, current.total_steps
+    eval_steps, save_steps = o.eval_steps or max(1, total // 10), o.save_steps or max(1, total // 5)
+    watch.start(current.model, current.length, total, progress, current.since_log)
+    saved, stopped = progress.seconds, False
+    while progress.step < total and share_done(current) < 1 and not stopped:
+        start, is_logged = time.perf_counter(), (progress.step + 1) % o.logging_steps == 0
+        loss, figures = train_step(current, is_logged)
+        progress.tokens += current.batches.rows(progress.step) * current.length
+        progress.step += 1
+        # A clock and a signal are one process's: what follows from them is decided by all alike.
+        seconds = progress.seconds + time.perf_counter() - start
+        progress.seconds, stopped = current.parallel.largest(seconds, bool(interrupt.name))
+        watch.step(loss)
+        is_last = progress.step == total or share_done(current) >= 1 or stopped
+        if is_logged or (is_last and not stopped):
+            current.metrics["loss"] = watch.log(progress, figures)
+        is_due = o.save_minutes is not None and progress.seconds - saved >= 60 * o.save_minutes
+        is_saved = progress.step % save_steps == 0 or is_due or is_last
+        wants_metric = is_saved and (o.metric_for_best_model or "").startswith("eval_")
+        if (progress.step % eval_steps == 0 and not is_last) or wants_metric:
+            with watch.stopwatch("eval"):
+                score = evaluate(current, o.max_eval_tokens)
+            figures = {"eval_loss": score.loss, "eval_bits_per_byte": score.bits_per_byte}
+            current.metrics |= figures
+            watch.log_evaluation(progress.step, figures)
+        if is_saved:
+            saved = progress.seconds
+            with watch.stopwatch("checkpoint"):
+                save(current, watch.since())
+    return bool(stopped)
 
 
-def train_step(current: Run) -> tuple[torch.Tensor, torch.Tensor]:
-    """One update; returns the loss in nats per target token and the norm of the gradients, both before the update."""
-    options, accelerator, progress = current.options, current.accelerator, current.progress
+def train_step(current: Run, is_logged: bool = False) -> tuple[float, dict]:
+    """One update: (the loss in nats per target token before it, what else is known of it)."""
+    o, parallel, progress = current.options, current.parallel, current.progress
+    seed_step(o.seed, progress.step, parallel.data_index)
     batches = step_batches(current)
     num_items = sum((batch["labels"][:, 1:] != IGNORED).sum() for batch in batches)
-    num_items = accelerator.reduce(num_items.to(accelerator.device), reduction="sum")
-    total = torch.zeros((), device=accelerator.device)
+    num_items = parallel.sum(num_items.to(parallel.accelerator.device)).clamp(min=1)
+    total = torch.zeros((), device=parallel.accelerator.device)
     for i, batch in enumerate(batches):
-        batch = {key: value.to(accelerator.device) for key, value in batch.items()}
-        is_last = i == len(batches) - 1
-        with nullcontext() if is_last else accelerator.no_sync(current.loss):
-            loss = current.loss(batch, num_items)
+        batch = {key: value.to(parallel.accelerator.device) for key, value in batch.items()}
+        with parallel.accumulating(current.loss, is_last=i == len(batches) - 1):
+            with parallel.accelerator.autocast():
+                loss = current.loss(batch, num_items)
             # Gradients are averaged over processes, but each loss is already divided by the targets of all of them.
-            accelerator.backward(loss * accelerator.num_processes)
+            parallel.accelerator.backward(loss * parallel.data_count)
         total += loss.detach()
-    limit = options.max_grad_norm if options.max_grad_norm > 0 else float("inf")
-    grad_norm = nn.utils.clip_grad_norm_(current.model.parameters(), limit)
-    share = learning_rate_share(options, progress.step, current.total_steps, share_done(current))
+    loss, figures = parallel.sum(total).item(), {"epoch": epoch(current)}
+    figures |= update(current, loss, is_logged)
+    return loss, figures
+
+
+def update(current: Run, loss: float, is_logged: bool) -> dict:
+    """Clip the gradients and take the step, unless the guard finds it out of the ordinary."""
+    o, step = current.options, current.progress.step
+    norm = clip_gradients(current.model, o.max_grad_norm).item()
+    share = learning_rate_share(o, step, current.total_steps, share_done(current))
     set_learning_rate(current.optimizers, share)
+    figures = {"learning_rate": current.optimizers[-1].param_groups[0]["lr"], "grad_norm": norm}
+    if current.guard.accepts(step, loss, norm):
+        probe = UpdateProbe(current.model.parameters()) if is_logged else None
+        before = probe.take() if probe else None
+        for optimizer in current.optimizers:
+            optimizer.step()
+        figures |= probe.compare(before) if probe else {}
+        if current.average:
+            current.average.update(current.model)
     for optimizer in current.optimizers:
-        optimizer.step()
         optimizer.zero_grad()
-    return accelerator.reduce(total, reduction="sum"), grad_norm
+    return figures | {"skipped_steps": current.guard.skipped}
+
+
+def seed_step(seed: int, step: int, process: int) -> None:
+    torch.manual_seed(int(np.random.SeedSequence([seed, step, process]).generate_state(1, np.uint64)[0]))
 
 
 def step_batches(current: Run) -> list[dict[str, torch.Tensor]]:
     """This process's share of the rows of the step, as one batch for each accumulated forward pass."""
-    size, accelerator = current.options.per_device_train_batch_size, current.accelerator
-    first = current.progress.step * current.rows_per_step
-    strides = range(current.options.gradient_accumulation_steps)
-    offsets = [(i * accelerator.num_processes + accelerator.process_index) * size for i in strides]
+    size, step, parallel = current.options.per_device_train_batch_size, current.progress.step, current.parallel
+    first = current.batches.rows_before(step)
+    offsets = [(i * parallel.data_count + parallel.data_index) * size for i in range(current.batches.passes(step))]
     return [current.rows.batch(first + offset, size) for offset in offsets]
+
+
+def epoch(current: Run) -> float | None:
+    """Passes over the data so far; nothing for a stream, whose length nobody knows."""
+    if current.options.streaming:
+        return None
+    return current.batches.rows_before(current.progress.step + 1) / len(current.rows)
 
 
 def share_done(current: Run) -> float:
@@ -241,63 +277,45 @@ def share_done(current: Run) -> float:
     return by_steps if limit is None else max(by_steps, min(1.0, current.progress.seconds / limit))
 
 
-def is_bf16(current: Run) -> bool:
-    return current.accelerator.mixed_precision == "bf16"
-
-
 def evaluate(current: Run, max_tokens: int | None = None, stride: int | None = None) -> Score:
     """Held-out loss; on the way with windows that barely overlap, which is cheap and a little pessimistic."""
-    return score_documents(
-        current.model,
-        current.validation,
-        current.length,
-        stride or current.length - 1,
-        autocast=current.accelerator.autocast,
-        max_tokens=max_tokens,
-        show_progress=current.accelerator.is_main_process,
-    )
+    average, accelerator = current.average, current.parallel.accelerator
+    weights = average.in_place_of_weights(current.model) if average else nullcontext()
+    with weights, current.parallel.evaluating(current.loss) as loss:
+        return score_documents(
+            current.model,
+            current.validation,
+            current.length,
+            stride or current.length - 1,
+            autocast=accelerator.autocast,
+            max_tokens=max_tokens,
+            show_progress=current.parallel.is_main,
+            logits=loss.logits,
+            parallel=current.parallel,
+        )
 
 
-def save(current: Run) -> None:
-    if current.accelerator.is_main_process:
-        root, keep = current.directory / setup.CHECKPOINTS, current.options.save_total_limit
-        try:
-            save_checkpoint(
-                root, current.progress.step, current.model, current.optimizers, asdict(current.progress), keep
-            )
-        except OSError as error:
-            raise UserError(
-                f"checkpoint at step {current.progress.step}: {error.strerror}; "
-                f"the newest whole one is {newest_checkpoint(root) or 'none'}"
-            ) from error
-    current.accelerator.wait_for_everyone()
-
-
-def finish(current: Run) -> None:
-    """The last evaluation, the model in the standard format, samples and the report."""
-    score = evaluate(current, stride=max(1, current.length // 2))
-    if not current.accelerator.is_main_process:
-        return
-    directory, model, options = current.directory, current.model, current.options
-    model.config.use_cache = True
-    model.save_pretrained(directory)
-    documents = current.validation.documents()[:3]
-    prompts = [current.tokenizer.decode(ids[:24], skip_special_tokens=True) for ids in documents]
-    room = max(1, min(options.sample_tokens, current.length - 32))
-    samples = [(p, continue_text(model, current.tokenizer, p, room, options.seed)) for p in prompts]
-    results = {
-        **asdict(current.progress),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "eval_loss": score.loss,
-        "eval_perplexity": score.perplexity,
-        "eval_bits_per_byte": score.bits_per_byte,
-        "eval_tokens": int(score.targets.sum()),
-        "eval_bytes": int(score.num_bytes.sum()),
-        "samples": samples,
+def save(current: Run, since_log: dict) -> None:
+    o, parallel, step = current.options, current.parallel, current.progress.step
+    parts, rest = collect(current.model, current.optimizers, current.average)
+    state = {
+        "progress": asdict(current.progress),
+        "metrics": current.metrics,
+        "since_log": since_log,
+        "batches": asdict(current.batches),
+        "guard": current.guard.state(),
+        "data": parallel.from_each(current.rows.state_dict()),
+        **rest,
     }
-    (directory / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
-    report = write_report(directory)
-    say(current, f"validation: {score.loss:.3f} nats/token, {score.bits_per_byte:.3f} bits/byte; report: {report}")
+    retention = Retention(o.save_total_limit, o.metric_for_best_model, o.milestone_steps)
+    fault = None
+    try:
+        save_checkpoint(current.checkpoints, step, parts, state, retention, parallel.is_main)
+    except OSError as error:
+        kept = newest_checkpoint(current.checkpoints) or "none"
+        fault = f"checkpoint at step {step}: {error.strerror}; the newest whole one is {kept}"
+    if fault := parallel.from_main(fault):
+        raise UserError(fault)
 
 
 if __name__ == "__main__":

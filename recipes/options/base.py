@@ -6,6 +6,7 @@ is added to the help by itself. This module and its neighbours import nothing he
 
 import argparse
 import dataclasses
+import os
 import types
 import typing
 from difflib import get_close_matches
@@ -145,7 +146,7 @@ def _checked(path, key, value, fields, hints):
         name = " of ".join(k.__name__ for k in (kind, *typing.get_args(kind)))
         raise UserError(f"{key}={value!r} in {path} must be {name}" + (" or null" if optional else "")) from None
     choices = fields[key].metadata["choices"]
-    if choices and value not in choices:
+    if choices and value is not None and value not in choices:
         raise UserError(f"{key}={value!r} in {path}; use one of {', '.join(map(str, choices))}")
     return value
 
@@ -167,4 +168,14 @@ def save_resolved(options, path: Path, command: str) -> None:
     import yaml
 
     body = yaml.safe_dump(dataclasses.asdict(options), sort_keys=False)  # allow_unicode would lose U+0085
-    path.write_text(f"# rhapsode {command} --config {path.name}\n{body}", encoding="utf-8")
+    write_whole(path, f"# rhapsode {command} --config {path.name}\n{body}")
+
+
+def write_whole(path: Path, text: str) -> Path:
+    """Write or replace a file at once: whoever reads it, also after a power cut, finds the old one or the new one."""
+    temporary = path.with_name(f".unfinished-{os.getpid()}-{path.name}")
+    with temporary.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    return temporary.replace(path)

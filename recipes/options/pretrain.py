@@ -8,6 +8,7 @@ ARCHITECTURES = ("transformer", "ngram", "feedforward", "rnn", "lstm")
 PACKINGS = ("best_fit", "concatenate")
 OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("cosine", "linear", "wsd", "constant")
+METRICS = ("eval_loss", "eval_bits_per_byte", "loss")
 SCOPES = ("regional", "whole")
 
 
@@ -79,7 +80,7 @@ class PretrainOptions:
     # Several processes
     num_processes: int | None = option(None, "start so many processes on this machine; none leaves it to the launcher")
     accelerate_config: str | None = option(
-        None, "how the processes share the work: ddp, fsdp2, tensor_parallel, zero2, zero3, or a YAML of accelerate's"
+        None, "how the processes share the work: ddp, fsdp2, tensor_parallel, or a YAML of accelerate's; none is ddp"
     )
     # Watching
     logging_steps: int = option(10, "steps between lines of metrics.jsonl")
@@ -93,26 +94,31 @@ class PretrainOptions:
     save_steps: int | None = option(None, "steps between checkpoints; none is about five in a run")
     save_minutes: float | None = option(None, "minutes between checkpoints, beside --save_steps")
     save_total_limit: int = option(2, "newest checkpoints to keep, beside the best one and milestones")
-    metric_for_best_model: str | None = option(
-        None, "keep the checkpoint with the lowest of it: eval_loss, eval_bits_per_byte, loss"
-    )
+    metric_for_best_model: str | None = option(None, "keep the checkpoint in which it is lowest", METRICS)
     milestone_steps: int | None = option(None, "checkpoints at multiples of it are kept for ever")
     seed: int = option(0, "of weights, data order and dropout")
 
     def __post_init__(self):
         positive = ("num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "logging_steps")
         positive += ("max_steps", "max_seconds", "max_length", "eval_steps", "save_steps", "save_total_limit")
-        positive += ("max_eval_tokens", "vocab_size")
+        positive += ("max_eval_tokens", "vocab_size", "num_proc", "num_processes", "save_minutes", "milestone_steps")
+        positive += ("gradient_checkpointing_every", "layer_lr_decay")
         for name in positive:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UserError(f"--{name} {value} must be above 0")
-        for name in ("learning_rate", "muon_learning_rate", "weight_decay", "max_grad_norm", "warmup_steps", "seed"):
+        natural = ("learning_rate", "muon_learning_rate", "weight_decay", "max_grad_norm", "warmup_steps", "seed")
+        natural += ("batch_warmup_steps", "z_loss", "spike_threshold", "max_skipped_steps", "sample_tokens")
+        for name in natural:
             if not getattr(self, name) >= 0:
                 raise UserError(f"--{name} {getattr(self, name)} must not be negative")
         for name in ("adam_beta1", "adam_beta2", "decay_share", "min_lr_ratio"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"--{name} {getattr(self, name)} must be from 0 to 1")
+        if not 0 <= self.ema_decay < 1:
+            raise UserError(f"--ema_decay {self.ema_decay} must be from 0 up to, but not, 1")
+        if self.accelerate_config is not None and self.num_processes is None:
+            raise UserError(f"--accelerate_config {self.accelerate_config} without --num_processes: say how many")
         if self.max_length is not None and self.max_length < 2:
             raise UserError(f"--max_length {self.max_length} leaves nothing to predict; use 2 or more")
         if self.model is None and self.preset is None:

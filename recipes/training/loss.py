@@ -6,13 +6,21 @@ The logits of all tokens are by far the largest tensor of a training step: (toke
 the head, the softmax and their gradients are computed for a few hundred tokens at a time, within the forward pass, and
 only the gradients of hidden states and head are kept, as in Liger Kernel (Hsu et al. 2024, arXiv:2410.10989).
 Nothing is computed twice.
+
+The z-loss (Chowdhery et al. 2022, arXiv:2204.02311, section 5) holds the normaliser of the softmax near 1:
+
+    + z_loss * (log sum exp of the logits)^2, on average over targets
+
+It acts like weight decay: its gradient is there, its value is not, and the loss stays nats per target token.
 """
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
 from ..data.tokens import IGNORED
+from .liger import liger_loss
 
 CHUNK = 1024  # tokens whose logits are held at once
 
@@ -21,56 +29,84 @@ class NextTokenLoss(nn.Module):
     """The part that is wrapped for several processes: a batch in, nats over `num_items` target tokens out.
 
     `model` is any causal language model of transformers; those with `scale_logits` (ours) say what stands between head
-    and softmax, and every other one computes its loss itself.
+    and softmax, and every other one computes its loss itself. Wrap this module and not the model: under FSDP2 the
+    head's weight is whole only while the forward pass of what is wrapped runs.
     """
 
-    def __init__(self, model: nn.Module, chunk: int = CHUNK):
+    def __init__(self, model: nn.Module, chunk: int = CHUNK, z_loss: float = 0.0, use_liger: bool = False):
         super().__init__()
-        self.model, self.chunk = model, chunk
+        self.model, self.chunk, self.z_loss, self.use_liger = model, chunk, z_loss, use_liger
 
     def forward(self, batch: dict[str, torch.Tensor], num_items: torch.Tensor) -> torch.Tensor:
         if not hasattr(self.model, "scale_logits"):
-            return self.model(**batch, use_cache=False, num_items_in_batch=num_items).loss
+            return self._own_loss(batch, num_items)
         inputs = {key: value for key, value in batch.items() if key != "labels"}
         hidden = self.model.base_model(**inputs, use_cache=False).last_hidden_state[:, :-1]  # (B, T - 1, D)
         labels = batch["labels"][:, 1:].flatten()
         counted = labels != IGNORED
-        head = self.model.get_output_embeddings()
-        total = _ChunkedLoss.apply(
-            hidden.flatten(0, 1)[counted],
-            labels[counted],
-            head.weight,
-            head.bias,
-            self.model.scale_logits,
-            self.chunk,
-        )
+        hidden, labels, head = hidden.flatten(0, 1)[counted], labels[counted], self.model.get_output_embeddings()
+        weight, bias = _whole(head.weight), _whole(head.bias)
+        if self.use_liger:
+            total = liger_loss(hidden, labels, weight, bias, self.model.config, self.z_loss)
+        else:
+            total = chunked_loss(hidden, labels, weight, bias, self.model.scale_logits, self.chunk, self.z_loss)
         return total / num_items
+
+    def logits(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """(B, T) ids to (B, T, V) logits, for evaluation: sharded weights are gathered for what is called here."""
+        return self.model(input_ids=input_ids, use_cache=False).logits
+
+    def _own_loss(self, batch, num_items):
+        output = self.model(**batch, use_cache=False, num_items_in_batch=num_items)
+        if self.z_loss == 0:
+            return output.loss
+        targets = batch["labels"][:, 1:] != IGNORED
+        z = self.z_loss * output.logits[:, :-1][targets].float().logsumexp(-1).square().sum() / num_items
+        return output.loss + (z - z.detach())
+
+
+def _whole(weight: torch.Tensor | None) -> torch.Tensor | None:
+    """Tensor parallelism keeps the head in slices of the vocabulary, and only its own forward puts them together."""
+    if not isinstance(weight, DTensor):
+        return weight
+    assert weight.device_mesh.mesh_dim_names == ("tp",), "fully_shard the NextTokenLoss, not the model inside it"
+    return weight.full_tensor()  # each process has the same tokens, and so its slice of the same gradient
+
+
+@torch.compiler.disable  # gradients within a forward pass are nothing that it could trace
+def chunked_loss(hidden, labels, weight, bias, scale_logits, chunk: int = CHUNK, z_loss: float = 0.0) -> torch.Tensor:
+    """Sum of the losses of (N, D) hidden states, in float32, with the gradient of the z-loss and without its value."""
+    return _ChunkedLoss.apply(hidden, labels, weight, bias, scale_logits, chunk, z_loss)
 
 
 class _ChunkedLoss(torch.autograd.Function):
-    """Sum of the losses of (N, D) hidden states; the gradients are ready when the loss is."""
+    """The gradients are ready when the loss is; only those that are needed are computed."""
 
     @staticmethod
-    def forward(ctx, hidden, labels, weight, bias, scale_logits, chunk):
-        parameters = [p for p in (weight, bias) if p is not None]
-        sums = [torch.zeros_like(p, dtype=torch.float32) for p in parameters]
-        grad_hidden, total = torch.empty_like(hidden), torch.zeros((), dtype=torch.float32, device=hidden.device)
-        for h, y, out in zip(hidden.split(chunk), labels.split(chunk), grad_hidden.split(chunk), strict=True):
+    def forward(ctx, hidden, labels, weight, bias, scale_logits, chunk, z_loss):
+        exact = torch.promote_types(hidden.dtype, torch.float32)
+        needed = [ctx.needs_input_grad[i] for i in (0, 2, 3)]
+        grads = [torch.zeros_like(hidden)] if needed[0] else []
+        sums = [torch.zeros_like(p, dtype=exact) for p, needs in zip((weight, bias), needed[1:], strict=True) if needs]
+        total = torch.zeros((), dtype=exact, device=hidden.device)
+        for start in range(0, len(labels), chunk):
+            part = slice(start, start + chunk)
             with torch.enable_grad():
-                h = h.detach().requires_grad_()
-                logits = scale_logits(F.linear(h, weight, bias))  # (chunk, V)
-                loss = F.cross_entropy(logits.float(), y, reduction="sum")
-                grad, *grads = torch.autograd.grad(loss, [h, *parameters])
-            out.copy_(grad)
+                h = hidden[part].detach().requires_grad_(needed[0])
+                logits = scale_logits(F.linear(h, weight, bias)).to(exact)  # (chunk, V)
+                loss = F.cross_entropy(logits, labels[part], reduction="sum")
+                objective = loss + z_loss * logits.logsumexp(-1).square().sum() if z_loss else loss
+                wanted = [x for x, needs in zip((h, weight, bias), needed, strict=True) if needs]
+                found = torch.autograd.grad(objective, wanted) if wanted else []
             total += loss.detach()
-            for summed, g in zip(sums, grads, strict=True):
+            for summed, g in zip([grad[part] for grad in grads] + sums, found, strict=True):
                 summed += g
-        ctx.save_for_backward(grad_hidden, *sums)
-        ctx.dtypes = [p.dtype for p in parameters]
+        ctx.save_for_backward(*grads, *sums)
+        ctx.needed = needed
         return total
 
     @staticmethod
     def backward(ctx, grad_output):
-        grad_hidden, *sums = ctx.saved_tensors
-        grads = [(s * grad_output).to(dtype) for s, dtype in zip(sums, ctx.dtypes, strict=True)]
-        return grad_hidden * grad_output, None, grads[0], grads[1] if len(grads) > 1 else None, None, None
+        saved = iter(ctx.saved_tensors)
+        hidden, weight, bias = (next(saved) * grad_output if needs else None for needs in ctx.needed)
+        return hidden, None, weight, bias, None, None, None

@@ -9,7 +9,7 @@ which, unlike perplexity, compares models with different tokenizers.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,11 +67,14 @@ def score_documents(
     autocast=None,
     max_tokens: int | None = None,
     show_progress: bool = False,
+    logits: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    parallel=None,
 ) -> Score:
     """Score the documents of `stream` with windows of `length` tokens that move by `stride`.
 
     With `max_tokens`, windows drawn from all documents, the same at each call, are scored until there are that many
-    targets, and the bytes of each document are counted in proportion.
+    targets, and the bytes of each document are counted in proportion. With `parallel`, every process scores a part of
+    them and has the whole result. `logits` maps (B, T) ids to (B, T, V); none is the model's own forward pass.
     """
     documents = stream.documents()
     todo = [(d, *w) for d, ids in enumerate(documents) for w in windows(len(ids), length, stride)]
@@ -83,27 +86,35 @@ def score_documents(
     nats, targets = np.zeros(len(documents)), np.zeros(len(documents))
     was_training = model.training
     model.eval()
+    logits = logits or (lambda ids: model(input_ids=ids, use_cache=False).logits)
     batches = [todo[i : i + batch_size] for i in range(0, len(todo), batch_size)]
-    for batch in tqdm(batches, desc="evaluating", unit="batch", disable=not show_progress, leave=False):
-        for (d, _, end, target), value in zip(batch, _score_batch(model, documents, batch, autocast), strict=True):
-            nats[d] += value
-            targets[d] += end - target
+    index, count = (parallel.data_index, parallel.data_count) if parallel else (0, 1)
+    rounds = range(0, len(batches), count)
+    for first in tqdm(rounds, desc="evaluating", unit="batch", disable=not show_progress, leave=False):
+        batch = batches[(first + index) % len(batches)]  # sharded weights are gathered by all processes or by none
+        is_ours = first + index < len(batches)
+        values = _score_batch(logits, documents, batch, autocast, model.device)
+        for (d, _, end, target), value in zip(batch, values, strict=True):
+            nats[d] += value * is_ours
+            targets[d] += (end - target) * is_ours
     model.train(was_training)
+    if count > 1:
+        nats, targets = (parallel.sum(torch.from_numpy(x).to(model.device)).cpu().numpy() for x in (nats, targets))
     full = np.array([max(len(ids) - 1, 1) for ids in documents])
     return Score(nats, targets, stream.num_bytes * targets / full)
 
 
-def _score_batch(model, documents, batch, autocast) -> list[float]:
+def _score_batch(logits, documents, batch, autocast, device) -> list[float]:
     longest = max(end - begin for _, begin, end, _ in batch)
     ids = torch.zeros(len(batch), longest, dtype=torch.long)
     labels = torch.full((len(batch), longest), IGNORED)
     for row, (d, begin, end, target) in enumerate(batch):  # padding comes after what is scored, and is not seen by it
         ids[row, : end - begin] = torch.from_numpy(documents[d][begin:end].astype(np.int64))
         labels[row, target - begin : end - begin] = ids[row, target - begin : end - begin]
-    ids, labels = ids.to(model.device), labels.to(model.device)
-    with autocast() if autocast else torch.autocast(model.device.type, enabled=False):
-        logits = model(input_ids=ids, use_cache=False).logits
+    ids, labels = ids.to(device), labels.to(device)
+    with autocast() if autocast else torch.autocast(device.type, enabled=False):
+        scores = logits(ids)
     losses = F.cross_entropy(
-        logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED, reduction="none"
+        scores[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED, reduction="none"
     )
     return losses.view(len(batch), -1).double().sum(1).tolist()

@@ -1,24 +1,57 @@
 """What stands before the first step: the run directory, the tokenizer, the model."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import parse_flag_from_env, patch_environment
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from ...modeling import RhapsodeConfig, RhapsodeForCausalLM
 from ...tokenization.training import train_tokenizer
 from ...tokenization.vocabulary import check_fits
+from ..baselines.build import build_baseline
 from ..data.corpus import read_documents
 from ..options.base import RESOLVED, UserError, one_line
 from ..options.pretrain import PretrainOptions
+from .checkpoint import read_state
+from .compilation import compile_loss
+from .liger import choose_liger
+from .loss import NextTokenLoss
+from .parallel import Parallel
+from .partial import freeze
+from .precision import Precision, choose_precision, convert_to_fp8
+from .recompute import recompute_blocks
+from .schedule import BatchSchedule
 
 CHECKPOINTS = "checkpoints"
 # What a resumed run may have otherwise than the run it continues: nothing here changes a weight.
 FREE_ON_RESUME = {
     *("output_dir", "overwrite_output_dir", "resume", "max_seconds", "logging_steps", "eval_steps", "max_eval_tokens"),
-    *("sample_tokens", "save_steps", "save_total_limit", "tokenizer"),
+    *("sample_tokens", "save_steps", "save_minutes", "save_total_limit", "metric_for_best_model", "milestone_steps"),
+    *("tokenizer", "num_proc", "data_cache", "report_to", "run_name", "track_energy", "max_skipped_steps"),
+    # The batch as a whole stays, see `check_shares`.
+    *("num_processes", "accelerate_config", "per_device_train_batch_size", "gradient_accumulation_steps"),
 }
+
+
+def start_processes(options: PretrainOptions) -> tuple[Precision, Parallel]:
+    """The number formats, and this process among those that a launcher has started."""
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU")  # only Accelerator itself reads it
+    precision = choose_precision(options, PartialState(cpu=on_cpu).device)
+    AcceleratorState._reset_state()  # another run in this process may have had another precision
+    # Accelerate has tensor parallelism on GPUs only; here it is transformers' own, see `Parallel`.
+    with patch_environment(ACCELERATE_USE_PARALLELISM_CONFIG="false"):
+        accelerator = Accelerator(mixed_precision=precision.mixed_precision)
+    count = accelerator.num_processes
+    if options.num_processes is not None and options.num_processes != count:
+        raise UserError(f"--num_processes {options.num_processes}, but the launcher has started {count}; leave it out")
+    return precision, Parallel(accelerator)
 
 
 def check_directory(options: PretrainOptions) -> Path:
@@ -43,15 +76,25 @@ def check_directory(options: PretrainOptions) -> Path:
     return directory
 
 
-def make_directory(options: PretrainOptions) -> None:
-    """Make the directory that `check_directory` approved of, without what is to be overwritten in it."""
+@contextmanager
+def made_directory(options: PretrainOptions) -> Iterator[Path]:
+    """Where to write what a run begins with; it becomes the directory that `check_directory` approved of, at once."""
     directory = Path(options.output_dir)
+    if options.resume and (directory / RESOLVED).exists():
+        yield directory  # the same things once more
+        return
+    temporary = directory.absolute().with_name(f".unfinished-{directory.name}")
     try:
-        if not options.resume and directory.exists():
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        yield temporary
+        if directory.exists():
             shutil.rmtree(directory)
-        directory.mkdir(parents=True, exist_ok=True)
+        temporary.rename(directory)
     except OSError as error:
         raise UserError(f"--output_dir {directory}: {error.strerror}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _check_same_options(directory: Path, options: PretrainOptions) -> None:
@@ -59,15 +102,41 @@ def _check_same_options(directory: Path, options: PretrainOptions) -> None:
         before = dict(yaml.safe_load((directory / RESOLVED).read_text(encoding="utf-8")))
     except (yaml.YAMLError, ValueError, TypeError) as error:
         raise UserError(f"{directory / RESOLVED} is damaged; write the run's options there again to resume") from error
+    before = vars(PretrainOptions()) | before  # a run may be older than an option
     for name, value in vars(options).items():
-        if name not in FREE_ON_RESUME and before.get(name) != value:
+        if name not in FREE_ON_RESUME and before[name] != value:
             raise UserError(
-                f"--resume with {name}={value!r}, but the run in {directory} has {name}={before.get(name)!r}; "
+                f"--resume with {name}={value!r}, but the run in {directory} has {name}={before[name]!r}; "
                 f"give the same, or start a new run"
             )
 
 
-def open_tokenizer(options: PretrainOptions, directory: Path, show_progress: bool) -> PreTrainedTokenizerBase:
+def check_shares(checkpoint: Path, batches: BatchSchedule, data_count: int) -> dict:
+    """The state of a checkpoint that the run can go on from, maybe with another number of processes.
+
+    The order of the data does not know of processes, but for streams: a step is the same rows as long as there are as
+    many of them.
+
+    Raises:
+        UserError: other rows a step; it says which batch has them.
+    """
+    state = read_state(checkpoint)
+    before = BatchSchedule(**state["batches"])
+    rows, now = before.full * before.rows_per_pass, batches.full * batches.rows_per_pass
+    if rows != now:
+        raise UserError(
+            f"--resume with {now} sequences a step ({data_count} processes), but the run in {checkpoint.parent.parent} "
+            f"has {rows}; choose --per_device_train_batch_size x --gradient_accumulation_steps x processes = {rows}"
+        )
+    if before.warmup_steps and before != batches:
+        raise UserError(
+            f"--resume within --batch_warmup_steps {before.warmup_steps} needs the same number of processes and the "
+            f"same batch: {before.full} forward passes of {before.rows_per_pass} sequences"
+        )
+    return state
+
+
+def open_tokenizer(options: PretrainOptions, directory: Path) -> PreTrainedTokenizerBase:
     """The tokenizer that is named, else the model's, else one trained on the data and kept in the run directory."""
     if options.tokenizer or options.model:
         return load_tokenizer(options.tokenizer or options.model)
@@ -75,7 +144,9 @@ def open_tokenizer(options: PretrainOptions, directory: Path, show_progress: boo
         return load_tokenizer(str(directory))
     texts = (document.text for document in read_documents(options.dataset, "train", options.text_column))
     try:
-        return train_tokenizer(texts, vocab_size=options.vocab_size, show_progress=show_progress)
+        return train_tokenizer(texts, vocab_size=options.vocab_size, show_progress=True)
+    except UserError:
+        raise
     except ValueError as error:
         raise UserError(f"tokenizer: {error}") from error
 
@@ -97,11 +168,9 @@ def load_model(source: str, **kwargs):
 
 def open_model(options: PretrainOptions, tokenizer: PreTrainedTokenizerBase):
     """A new model of the preset, or the one to go on from; its vocabulary holds the tokenizer's."""
-    model = load_model(options.model) if options.model else RhapsodeForCausalLM(new_config(options, tokenizer))
-    longest = getattr(model.config, "max_position_embeddings", None)
-    if options.max_length and longest and options.max_length > longest:
-        raise UserError(f"--max_length {options.max_length} is longer than the model's {longest} positions")
-    model.config._attn_implementation = options.attn_implementation
+    model = load_model(options.model) if options.model else new_model(options, tokenizer)
+    if options.architecture == "transformer":
+        model.config._attn_implementation = options.attn_implementation
     for ids in (model.config, model.generation_config):
         ids.pad_token_id, ids.bos_token_id = tokenizer.pad_token_id, tokenizer.bos_token_id
         ids.eos_token_id = tokenizer.eos_token_id
@@ -112,16 +181,49 @@ def open_model(options: PretrainOptions, tokenizer: PreTrainedTokenizerBase):
     return model
 
 
-def new_config(options: PretrainOptions, tokenizer: PreTrainedTokenizerBase) -> RhapsodeConfig:
-    overrides = {"vocab_size": len(tokenizer)}
+def sequence_length(options: PretrainOptions, model) -> int:
+    """Tokens of a row."""
+    longest = getattr(model.config, "max_position_embeddings", None)
+    if options.max_length and longest and options.max_length > longest:
+        raise UserError(f"--max_length {options.max_length} is longer than the model's {longest} positions")
+    if not options.max_length and not longest:
+        raise UserError(f"--max_length: {type(model).__name__} takes any length; say how long rows are")
+    return options.max_length or longest
+
+
+def trainable(options: PretrainOptions, model, precision: Precision, parallel: Parallel) -> nn.Module:
+    """What the loop calls: the model within its loss, prepared in the one order in which the parts fit together."""
+    device = parallel.accelerator.device
+    freeze(model, options.freeze)
+    if precision.fp8:
+        convert_to_fp8(model)
+    recompute_blocks(model, options)
+    use_liger = choose_liger(options.use_liger_kernel, device, model)
+    loss = NextTokenLoss(model, z_loss=options.z_loss, use_liger=use_liger)
+    compile_loss(loss, options, device)
+    return parallel.wrap(loss)
+
+
+def new_model(options: PretrainOptions, tokenizer: PreTrainedTokenizerBase):
+    """A model of the preset, or a classic, with weights that know nothing."""
+    overrides = parse_overrides(options.config_overrides)
+    if options.architecture != "transformer":
+        return build_baseline(options.architecture, overrides, tokenizer, options.max_length)
+    overrides = {"vocab_size": len(tokenizer), **overrides}
     if options.max_length:
-        overrides["max_position_embeddings"] = options.max_length
-    for item in options.config_overrides:
+        overrides.setdefault("max_position_embeddings", options.max_length)
+    try:
+        return RhapsodeForCausalLM(RhapsodeConfig.from_preset(options.preset, **overrides))
+    except Exception as error:  # ValueError, and the strict dataclass's own kinds for a value of the wrong type
+        raise UserError(f"--preset {options.preset} with {overrides}: {error}") from error
+
+
+def parse_overrides(items: list[str]) -> dict:
+    """`name=value`, the value being YAML."""
+    overrides = {}
+    for item in items:
         key, separator, value = item.partition("=")
         if not separator:
             raise UserError(f"--config_overrides {item!r} is not of the form name=value")
         overrides[key] = yaml.safe_load(value)
-    try:
-        return RhapsodeConfig.from_preset(options.preset, **overrides)
-    except Exception as error:  # ValueError, and the strict dataclass's own kinds for a value of the wrong type
-        raise UserError(f"--preset {options.preset} with {overrides}: {error}") from error
+    return overrides

@@ -1,10 +1,13 @@
 """A small corpus and a small tokenizer, made once."""
 
+import sys
 import sysconfig
 from pathlib import Path
 
 import pytest
 from rhapsode.tokenization.training import train_tokenizer
+
+sys.path.insert(0, str(Path(__file__).parent))  # for what processes that a test starts must import by name
 
 MODULES = ("textwrap.py", "shlex.py", "fnmatch.py", "string.py", "heapq.py", "bisect.py", "calendar.py", "glob.py")
 

@@ -17,8 +17,16 @@ import torch
 from rhapsode.modeling import RhapsodeConfig, RhapsodeForCausalLM
 from rhapsode.recipes.options.pretrain import PretrainOptions
 from rhapsode.recipes.training import checkpoint
-from rhapsode.recipes.training.checkpoint import MANIFEST, load_checkpoint, newest_checkpoint, save_checkpoint
+from rhapsode.recipes.training.checkpoint import (
+    MANIFEST,
+    Retention,
+    best_checkpoint,
+    newest_checkpoint,
+    save_checkpoint,
+)
+from rhapsode.recipes.training.ema import WeightAverage
 from rhapsode.recipes.training.optimizers import build_optimizers, set_learning_rate
+from rhapsode.recipes.training.state import collect, restore
 
 STATE = {"step": 3, "tokens": 2**40, "seconds": 0.1 + 0.2}
 MANY = 100
@@ -31,25 +39,41 @@ def build(optim: str = "adamw", tied: bool = True):
     return model, build_optimizers(model, PretrainOptions(optim=optim))
 
 
-def train(model, optimizers, steps) -> None:
+def train(model, optimizers, steps, average=None) -> None:
     for step in steps:
+        torch.manual_seed(step)  # as the loop does: dropout is a function of the step
         ids = torch.randint(40, (2, 8), generator=torch.Generator().manual_seed(step))
         model(input_ids=ids, labels=ids).loss.backward()
         set_learning_rate(optimizers, 1 / (step + 1))
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
+        if average:
+            average.update(model)
 
 
-def everything(model, optimizers) -> dict[str, torch.Tensor]:
+def store(root: Path, step: int, model, optimizers, state: dict, average=None, **retention) -> Path:
+    parts, rest = collect(model, optimizers, average)
+    return save_checkpoint(root, step, parts, state | rest, Retention(**retention))
+
+
+def load(path: Path, model, optimizers, average=None) -> dict:
+    state = restore(path, model, optimizers, average)
+    return {key: value for key, value in state.items() if key not in ("optimizers", "average_updates")}
+
+
+def everything(model, optimizers, average=None) -> dict[str, torch.Tensor]:
     """Every number that the next step depends on."""
-    found = {f"model.{name}": value for name, value in model.state_dict().items()} | {"rng": torch.get_rng_state()}
+    found = {f"model.{name}": value for name, value in model.state_dict().items()}
     for i, optimizer in enumerate(optimizers):
         saved = optimizer.state_dict()
         for index, entries in saved["state"].items():
             found |= {f"{i}.{index}.{key}": value for key, value in entries.items()}
         for j, group in enumerate(saved["param_groups"]):
             found[f"{i}.group{j}"] = torch.tensor([group["lr"], group["peak_lr"], group["weight_decay"]]).double()
+    if average:
+        found |= {f"average.{name}": value for name, value in average.tensors().items()}
+        found["updates"] = torch.tensor(average.updates)
     return {name: value.clone() for name, value in found.items()}
 
 
@@ -64,32 +88,49 @@ def assert_bit_equal(got: dict, expected: dict) -> None:
 @pytest.mark.parametrize("optim", ["adamw", "muon"])
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(seed, tmp_path, optim, tied):
     model, optimizers = build(optim, tied)
-    train(model, optimizers, range(3))
-    path = save_checkpoint(tmp_path, 3, model, optimizers, STATE, keep=2)
-    saved = everything(model, optimizers)
-    train(model, optimizers, range(3, 6))
-    uninterrupted = everything(model, optimizers)
+    average = WeightAverage(model, 0.9)
+    train(model, optimizers, range(3), average)
+    path = store(tmp_path, 3, model, optimizers, STATE, average)
+    saved = everything(model, optimizers, average)
+    train(model, optimizers, range(3, 6), average)
+    uninterrupted = everything(model, optimizers, average)
 
     torch.manual_seed(seed + 1)
     model, optimizers = build(optim, tied)  # other weights, another random state
-    assert load_checkpoint(path, model, optimizers) == STATE
-    assert_bit_equal(everything(model, optimizers), saved)
+    average = WeightAverage(model, 0.9)
+    assert load(path, model, optimizers, average) == STATE
+    assert_bit_equal(everything(model, optimizers, average), saved)
     assert (model.lm_head.weight is model.model.embed_tokens.weight) == tied
-    train(model, optimizers, range(3, 6))
-    assert_bit_equal(everything(model, optimizers), uninterrupted)
+    train(model, optimizers, range(3, 6), average)
+    assert_bit_equal(everything(model, optimizers, average), uninterrupted)
+
+
+def test_a_large_part_is_written_in_several_files(seed, tmp_path, monkeypatch):
+    """What the main process holds at once is bounded; the limit is set low here, between two tensors' sizes."""
+    monkeypatch.setattr(checkpoint, "FILE_BYTES", 10_000)
+    model, optimizers = build("adamw")
+    train(model, optimizers, range(1))
+    saved = everything(model, optimizers)
+    path = store(tmp_path, 1, model, optimizers, STATE)
+    sizes = [file.stat().st_size for file in path.glob("*.safetensors")]
+    assert len(sizes) > 4
+    assert len(list(path.glob("model.*"))) > 1
+    model, optimizers = build("adamw")
+    load(path, model, optimizers)
+    assert_bit_equal(everything(model, optimizers), saved)
 
 
 def test_before_the_first_step(seed, tmp_path):
     model, optimizers = build()
     before = everything(model, optimizers)
-    load_checkpoint(save_checkpoint(tmp_path, 0, model, optimizers, {}, keep=1), model, optimizers)
+    load(store(tmp_path, 0, model, optimizers, {}), model, optimizers)
     assert_bit_equal(everything(model, optimizers), before)
 
 
 def test_nothing_is_pickled(seed, tmp_path):
     model, optimizers = build("muon")
     train(model, optimizers, range(1))
-    path = save_checkpoint(tmp_path, 1, model, optimizers, STATE, keep=1)
+    path = store(tmp_path, 1, model, optimizers, STATE)
     assert {file.suffix for file in path.iterdir()} == {".safetensors", ".json"}
 
 
@@ -104,8 +145,11 @@ def small(seed):
 
 @pytest.fixture
 def save(small, tmp_path):
-    def save(step: int, keep: int = MANY) -> Path:
-        return save_checkpoint(tmp_path / "checkpoints", step, *small, {"step": step}, keep)
+    def save(step: int, keep: int = MANY, metric: str | None = None, milestones: int | None = None, **metrics) -> Path:
+        state = {"step": step, "metrics": metrics}
+        return store(
+            tmp_path / "checkpoints", step, *small, state, newest=keep, metric=metric, milestone_steps=milestones
+        )
 
     return save
 
@@ -120,6 +164,22 @@ def test_rotation_keeps_the_newest(save):
     assert names(path.parent) == ["step-00000009", "step-00000010", "step-00000100"]
     assert newest_checkpoint(path.parent) == path
     assert names(save(101, keep=1).parent) == ["step-00000101"]
+
+
+def test_the_best_and_milestones_are_kept(save):
+    """By hand: losses 5, 2, 4, 3, 6 and 2 again; one newest, the best, and every third step."""
+    kept = {1: {1}, 2: {2}, 3: {2, 3}, 4: {2, 3, 4}, 5: {2, 3, 5}, 6: {3, 6}}
+    for step, loss in zip(kept, (5.0, 2.0, 4.0, 3.0, 6.0, 2.0), strict=True):
+        path = save(step, keep=1, metric="eval_loss", milestones=3, eval_loss=loss)
+        assert names(path.parent) == [f"step-{s:08d}" for s in sorted(kept[step])], step
+    assert best_checkpoint(path.parent, "eval_loss") == path
+
+
+def test_a_checkpoint_without_the_metric_is_never_the_best(save):
+    save(1, metric="eval_loss", eval_loss=3.0)
+    path = save(2, keep=1, metric="eval_loss")
+    assert names(path.parent) == ["step-00000001", "step-00000002"]
+    assert best_checkpoint(path.parent, "loss") is None
 
 
 def test_steps_are_ordered_as_numbers(save):
@@ -154,14 +214,8 @@ DAMAGES = {
     "longer": lambda path: path.write_bytes(path.read_bytes() + b"\0"),
     "missing": Path.unlink,
 }
-FILES = (
-    "model.safetensors",
-    "optimizer-0.safetensors",
-    "optimizer-0.json",
-    "random.safetensors",
-    "state.json",
-    MANIFEST,
-)
+WEIGHTS = "model.00000.safetensors"
+FILES = (WEIGHTS, "optimizer-0.00000.safetensors", "state.json", MANIFEST)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -187,7 +241,7 @@ def test_any_flipped_bit_is_noticed_or_harmless(save, small):
                 found = newest_checkpoint(path.parent)
             assert found is None or name == MANIFEST
             if found:
-                assert load_checkpoint(found, *small) == {"step": 1}
+                assert load(found, *small) == {"step": 1, "metrics": {}}
             (path / name).write_bytes(raw)
 
 
@@ -195,7 +249,7 @@ def test_all_damaged_or_none_there(save, tmp_path):
     assert newest_checkpoint(tmp_path / "nowhere") is None
     paths = [save(1), save(2)]
     for path in paths:
-        truncate(path / "model.safetensors")
+        truncate(path / WEIGHTS)
     with pytest.warns(UserWarning) as caught:
         assert newest_checkpoint(paths[0].parent) is None
     assert [str(path) in str(w.message) for path, w in zip(reversed(paths), caught, strict=True)] == [True, True]
@@ -205,7 +259,7 @@ def test_all_damaged_or_none_there(save, tmp_path):
 def test_going_on_from_behind_a_damaged_checkpoint(save, keep):
     """The new one must not be rotated away because the damaged one has the higher step."""
     root = save(10).parent
-    truncate(save(20) / "model.safetensors")
+    truncate(save(20) / WEIGHTS)
     new = save(15, keep=keep)
     assert names(root) == ["step-00000010", "step-00000015"][-keep:]
     assert newest_checkpoint(root) == new
@@ -213,10 +267,10 @@ def test_going_on_from_behind_a_damaged_checkpoint(save, keep):
 
 
 def test_saving_a_step_again_replaces_it(save, small):
-    truncate(save(1) / "model.safetensors")
+    truncate(save(1) / WEIGHTS)
     path = save(1)
     assert newest_checkpoint(path.parent) == path
-    assert load_checkpoint(path, *small) == {"step": 1}
+    assert load(path, *small) == {"step": 1, "metrics": {}}
 
 
 def test_leftovers_of_a_killed_write_are_ignored_and_removed(save):
@@ -229,7 +283,7 @@ def test_leftovers_of_a_killed_write_are_ignored_and_removed(save):
     assert names(path.parent) == ["step-00000001", "step-00000003"]
 
 
-@pytest.mark.parametrize("failing", ["save_file", "save_model", "_hash", "_sync"])
+@pytest.mark.parametrize("failing", ["save_file", "_hash", "_sync"])
 def test_a_full_disk_leaves_earlier_checkpoints_alone(save, monkeypatch, failing):
     path = save(1)
     monkeypatch.setattr(checkpoint, failing, no_space)
@@ -254,7 +308,7 @@ def test_the_limit_of_a_real_file_system(save, small):
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
         with pytest.raises(OSError) as caught:
-            save_checkpoint(path.parent, 2, big, [], {}, keep=1)
+            store(path.parent, 2, big, [], {}, newest=1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, handler)
@@ -280,12 +334,15 @@ def test_a_moved_folder_loads(save, small, tmp_path):
     moved = (tmp_path / "checkpoints").rename(tmp_path / "elsewhere")
     with torch.no_grad():
         small[0].weight.zero_()
-    assert load_checkpoint(newest_checkpoint(moved), *small) == {"step": 1}
+    assert load(newest_checkpoint(moved), *small) == {"step": 1, "metrics": {}}
     assert all(torch.equal(p, q) for p, q in zip(small[0].parameters(), expected, strict=True))
 
 
 def test_a_checkpoint_of_another_model_is_refused(save):
     path = save(1)
-    other = torch.nn.Linear(4, 2)
-    with pytest.raises(RuntimeError, match="size mismatch"):
-        load_checkpoint(path, other, [])
+    other, larger = torch.nn.Linear(4, 2), torch.nn.Linear(3, 2)
+    larger.extra = torch.nn.Parameter(torch.zeros(1))
+    with pytest.raises(ValueError, match=r"another model: weight has shape \[2, 3\]"):
+        load(path, other, [])
+    with pytest.raises(ValueError, match="another model: it lacks"):
+        load(path, larger, [])

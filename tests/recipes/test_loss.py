@@ -4,13 +4,14 @@ import pytest
 import torch
 from rhapsode import RhapsodeConfig, RhapsodeForCausalLM
 from rhapsode.recipes.data.tokens import IGNORED
-from rhapsode.recipes.training.loss import NextTokenLoss
+from rhapsode.recipes.training.loss import NextTokenLoss, chunked_loss
 from transformers import LlamaConfig, LlamaForCausalLM
 
 # float32 sums of the same terms, chunk by chunk in place of all at once.
 TOLERANCE = 2e-6
 # bfloat16 has 8 bits of mantissa: the logits and the gradients of both ways are rounded, at different places.
 BF16_TOLERANCE = 2e-2
+EXACT = 1e-10  # the same sums in float64
 SWITCHES = {
     "tied": {},
     "untied": {"tie_word_embeddings": False},
@@ -99,3 +100,95 @@ def test_whole_logits_are_never_held(seed):
         NextTokenLoss(model, chunk)(batch, torch.tensor(50)).backward()
     assert 0 < largest <= max(chunk * V, model.config.hidden_size * V)
     assert model.config.hidden_size < 3 * 39
+
+
+# z-loss
+
+
+def plain_loss(hidden, labels, weight, bias, scale_logits, z_loss) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross entropy, and what is added to it, as the paper has them."""
+    logits = scale_logits(hidden @ weight.T + (0 if bias is None else bias))
+    log_z = logits.exp().sum(-1).log()
+    return -(logits.gather(1, labels[:, None])[:, 0] - log_z).sum(), z_loss * (log_z**2).sum()
+
+
+@pytest.mark.parametrize("scale", [lambda x: x, lambda x: 2 * torch.tanh(0.7 * x / 2)], ids=["plain", "capped"])
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("chunk", [3, 100])
+def test_z_loss_against_the_formula(scale, with_bias, chunk, seed):
+    """The value is the cross entropy alone, the gradient that of the sum; in float64."""
+    inputs = [torch.randn(17, 8).double(), torch.randn(30, 8).double(), torch.randn(30).double() if with_bias else None]
+    labels = torch.randint(30, (17,))
+    leaves = [x.requires_grad_() for x in inputs if x is not None]
+    nats, z = plain_loss(inputs[0], labels, *inputs[1:], scale, 0.02)
+    expected = torch.autograd.grad(3 * (nats + z), leaves)
+    found = chunked_loss(inputs[0], labels, *inputs[1:], scale, chunk, 0.02)
+    assert found.item() == pytest.approx(nats.item(), rel=EXACT)
+    assert z > 0.1
+    for ours, theirs in zip(torch.autograd.grad(3 * found, leaves), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=EXACT, atol=EXACT)
+
+
+def test_z_loss_of_a_model_that_computes_its_own(seed):
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=100, **sizes))
+    batch, num_items = batch_of(model.config), torch.tensor(17)
+    output = model(**batch, num_items_in_batch=num_items)
+    log_z = output.logits[:, :-1].logsumexp(-1)[batch["labels"][:, 1:] != IGNORED]
+    expected = gradients(model, output.loss + 0.1 * (log_z**2).sum() / 17)
+    loss = NextTokenLoss(model, z_loss=0.1)(batch, num_items)
+    assert loss.item() == output.loss.item()
+    assert relative_difference(gradients(model, loss), expected) < 10 * TOLERANCE
+
+
+# What is frozen, and weights in bfloat16
+
+
+@pytest.mark.parametrize("frozen", ["lm_head", "lm_head.bias", "lm_head.weight", "model"])
+def test_a_frozen_part_gets_no_gradient_and_the_rest_the_same(frozen, seed):
+    config = RhapsodeConfig.from_preset("rhapsode-10m-tiny", tie_word_embeddings=False, lm_head_bias=True)
+    model = RhapsodeForCausalLM(config).train()
+    batch, num_items = batch_of(config), torch.tensor(50)
+    expected = gradients(model, NextTokenLoss(model, 16)(batch, num_items))
+    model.zero_grad()
+    for name, p in model.named_parameters():
+        p.requires_grad_(not name.startswith(frozen))
+    NextTokenLoss(model, 16)(batch, num_items).backward()
+    for name, p in model.named_parameters():
+        assert (p.grad is None) if name.startswith(frozen) else torch.equal(p.grad, expected[name])
+
+
+def test_without_gradients_it_is_the_same_loss(seed):
+    model = RhapsodeForCausalLM(RhapsodeConfig.from_preset("rhapsode-10m-tiny"))
+    batch, loss = batch_of(model.config), NextTokenLoss(model, 16)
+    expected = loss(batch, torch.tensor(50)).item()
+    with torch.no_grad():
+        assert loss(batch, torch.tensor(50)).item() == expected
+    model.requires_grad_(False)
+    assert loss(batch, torch.tensor(50)).item() == expected
+
+
+def test_pure_bfloat16(seed):
+    model = RhapsodeForCausalLM(RhapsodeConfig.from_preset("rhapsode-10m-tiny")).train()
+    batch, num_items = batch_of(model.config), torch.tensor(50)
+    expected = gradients(model, NextTokenLoss(model)(batch, num_items))
+    model.bfloat16()
+    loss = NextTokenLoss(model, 16)(batch, num_items)
+    assert loss.dtype == torch.float32  # the sum over tokens needs it
+    found = gradients(model, loss)["model.embed_tokens.weight"]
+    assert found.dtype == torch.bfloat16
+    exact = expected["model.embed_tokens.weight"]
+    assert (found.float() - exact).norm() < BF16_TOLERANCE * exact.norm()
+
+
+def test_a_model_wrapped_at_the_wrong_place_is_noticed(monkeypatch, seed):
+    """Under FSDP2 a head that is sharded within the forward pass would get a gradient of this process's tokens only."""
+    from rhapsode.recipes.training import loss as module
+
+    class Sharded:
+        class device_mesh:
+            mesh_dim_names = ("dp",)
+
+    monkeypatch.setattr(module, "DTensor", Sharded)
+    with pytest.raises(AssertionError, match="fully_shard the NextTokenLoss"):
+        module._whole(Sharded())

@@ -9,8 +9,11 @@ import torch
 from rhapsode.recipes import pretrain
 from rhapsode.recipes.cli import run_command
 from rhapsode.recipes.data.tokens import IGNORED
+from rhapsode.recipes.options.base import UserError
 from rhapsode.recipes.options.pretrain import PretrainOptions
+from rhapsode.recipes.training.checkpoint import read_part
 from rhapsode.recipes.training.metrics import read_metrics
+from rhapsode.recipes.training.state import collect
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -39,6 +42,7 @@ def options(corpus, tokenizer_directory, tmp_path):
                 "max_eval_tokens": 500,
                 "sample_tokens": 8,
                 "bf16": False,
+                "data_cache": str(tmp_path / "shards"),
                 **changes,
             }
         )
@@ -98,10 +102,10 @@ def test_resume_is_exact(options, corpus, tmp_path, monkeypatch, optim):
 
     step = pretrain.train_step
 
-    def dies(current):
+    def dies(current, *rest):
         if current.progress.step == 10:
             raise RuntimeError("the machine went away")
-        return step(current)
+        return step(current, *rest)
 
     monkeypatch.setattr(pretrain, "train_step", dies)
     with pytest.raises(RuntimeError, match="went away"):
@@ -148,7 +152,7 @@ def test_loss_is_per_target_token(options, seed):
         counted = batch["labels"][:, 1:] != IGNORED
         nats, targets = nats - chosen[counted].sum().item(), targets + counted.sum().item()
     loss, _ = pretrain.train_step(current)
-    assert loss.item() == pytest.approx(nats / targets, rel=1e-5)
+    assert loss == pytest.approx(nats / targets, rel=1e-5)
 
 
 def test_signal_saves_and_resumes(options, tmp_path, monkeypatch, capsys):
@@ -156,10 +160,10 @@ def test_signal_saves_and_resumes(options, tmp_path, monkeypatch, capsys):
     pretrain.run(options(output_dir=str(tmp_path / "whole")))
     step = pretrain.train_step
 
-    def interrupted(current):
+    def interrupted(current, *rest):
         if current.progress.step == 5:
             signal.raise_signal(signal.SIGINT)
-        return step(current)
+        return step(current, *rest)
 
     monkeypatch.setattr(pretrain, "train_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -189,6 +193,184 @@ def test_going_on_from_a_model(options, tmp_path):
     assert read_metrics(tmp_path / "again" / "metrics.jsonl")[0]["loss"] < last + 0.5
 
 
+def test_a_skipped_step_moves_nothing_but_the_data(options, monkeypatch):
+    """A loss that is not finite: weights, optimizer and average stay to the bit, and the next step has other rows."""
+    current = pretrain.prepare(options(ema_decay=0.9, optim="muon"))
+    pretrain.train_step(current)
+    current.progress.step = 1
+    before = {
+        name: t.clone()
+        for part in collect(current.model, current.optimizers, current.average)[0].values()
+        for name, t in part.items()
+    }
+    loss = current.loss.forward
+    monkeypatch.setattr(current.loss, "forward", lambda *batch: loss(*batch) * float("nan"))
+    _, figures = pretrain.train_step(current)
+    assert figures["skipped_steps"] == 1
+    after = {
+        name: t
+        for part in collect(current.model, current.optimizers, current.average)[0].values()
+        for name, t in part.items()
+    }
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(p.grad is None for p in current.model.parameters())
+    monkeypatch.undo()
+    current.progress.step = 2
+    _, figures = pretrain.train_step(current)
+    assert figures["skipped_steps"] == 1
+    assert not all(torch.equal(before[n], t) for n, t in collect(current.model, [], None)[0]["model"].items())
+
+
+def test_too_many_skipped_steps_end_the_run(options, tmp_path, monkeypatch):
+    step = pretrain.train_step
+
+    def diverges(current, *rest):
+        monkeypatch.setattr(current.loss, "forward", lambda *batch: torch.tensor(float("inf"), requires_grad=True))
+        return step(current, *rest)
+
+    monkeypatch.setattr(pretrain, "train_step", diverges)
+    with pytest.raises(UserError, match=r"step 2: the loss is inf; 3 steps were skipped"):
+        pretrain.run(options(max_skipped_steps=2))
+
+
+def test_checkpoints_that_are_kept(options, tmp_path):
+    """The newest, the best by a metric that is measured for it, and milestones."""
+    pretrain.run(options(save_total_limit=1, metric_for_best_model="eval_loss", milestone_steps=4, save_steps=2))
+    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    losses = {row["step"]: row["eval_loss"] for row in rows if "eval_loss" in row}
+    assert list(losses) == [2, 4, 6, 8, 10, 12]
+    best = min(losses, key=lambda step: (losses[step], -step))
+    kept = sorted({4, 8, 12, best})
+    found = tmp_path / "run" / "checkpoints"
+    assert sorted(p.name for p in found.iterdir()) == [f"step-{step:08d}" for step in kept]
+
+
+def test_a_checkpoint_every_so_many_minutes(options, tmp_path):
+    pretrain.run(options(save_steps=1000, save_minutes=1e-9, save_total_limit=100))
+    assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 12
+
+
+def test_the_average_is_what_is_saved(options, tmp_path):
+    """By a plain loop over the weights of every step, which a run without the average has too."""
+    pretrain.run(options(save_steps=1, save_total_limit=100))
+    pretrain.run(options(ema_decay=0.5, output_dir=str(tmp_path / "averaged")))
+    steps = [dict(read_part(p, "model")) for p in sorted((tmp_path / "run" / "checkpoints").iterdir())]
+    start = {
+        name: p.detach().clone()
+        for name, p in pretrain.prepare(options(output_dir=str(tmp_path / "new"))).model.named_parameters()
+    }
+    average = {name: p.double() for name, p in start.items()}
+    for t, step in enumerate(steps):
+        decay = min(0.5, (1 + t) / (10 + t))
+        average = {name: decay * average[name] + (1 - decay) * step[name] for name in average}
+    saved = load_file(tmp_path / "averaged" / "model.safetensors")
+    for name, expected in average.items():
+        assert torch.allclose(saved[name].double(), expected, atol=1e-6), name
+
+
+def test_frozen_parts_stay(options, tmp_path):
+    current = pretrain.prepare(options(freeze=["model.layers.0.*", "*.embed_tokens.*"], optim="muon"))
+    start = {name: p.detach().clone() for name, p in current.model.named_parameters()}
+    pretrain.train_step(current)
+    moved = {name for name, p in current.model.named_parameters() if not torch.equal(p, start[name])}
+    frozen = {name for name in start if name.startswith("model.layers.0.") or "embed_tokens" in name}
+    assert moved == start.keys() - frozen
+
+
+def test_the_batch_grows(options, tmp_path):
+    pretrain.run(options(gradient_accumulation_steps=4, batch_warmup_steps=6, per_device_train_batch_size=2))
+    tokens = [
+        row["tokens"] for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if "tokens" in row and "loss" in row
+    ]
+    steps = [(b - a) // (2 * 64) for a, b in zip([0, *tokens], tokens, strict=False)]
+    assert steps == [1, 1, 2, 2, 3, 3, 4, 4, 4, 4, 4, 4]
+
+
+def test_another_division_of_the_batch_resumes_and_another_batch_does_not(options, tmp_path):
+    """4 x 2 accumulated rows go on as 8 x 1; 4 x 1 are other steps."""
+    pretrain.run(options(gradient_accumulation_steps=2, max_steps=8, output_dir=str(tmp_path / "whole")))
+    first = options(gradient_accumulation_steps=2, max_steps=8)
+    stop_after(4, first)
+    with pytest.raises(UserError, match=r"resume with 4 sequences a step .* has 8"):
+        pretrain.run(options(max_steps=8, resume=True))
+    pretrain.run(options(per_device_train_batch_size=8, max_steps=8, resume=True))
+    runs = [
+        [r["loss"] for r in read_metrics(tmp_path / name / "metrics.jsonl") if "loss" in r] for name in ("whole", "run")
+    ]
+    assert runs[1] == pytest.approx(runs[0], rel=1e-4)
+
+
+def stop_after(step: int, options) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        original = pretrain.train_step
+
+        def interrupted(current, *rest):
+            if current.progress.step == step - 1:
+                signal.raise_signal(signal.SIGTERM)
+            return original(current, *rest)
+
+        patch.setattr(pretrain, "train_step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain.run(options)
+
+
+def test_a_stream_resumes_exactly(options, tmp_path):
+    """Stopped between two checkpoints and two lines of the log."""
+    changes = {"streaming": True, "logging_steps": 3, "save_steps": 100, "config_overrides": ["residual_dropout=0.1"]}
+    pretrain.run(options(**changes, output_dir=str(tmp_path / "whole")))
+    stop_after(5, options(**changes))
+    pretrain.run(options(**changes, resume=True))
+    assert_equal_weights(weights(tmp_path / "whole"), weights(tmp_path / "run"))
+    lines = [
+        [(r["step"], r["loss"]) for r in read_metrics(tmp_path / d / "metrics.jsonl") if "loss" in r]
+        for d in ("whole", "run")
+    ]
+    assert lines[0] == lines[1]
+    assert [step for step, _ in lines[0]] == [3, 6, 9, 12]
+
+
+def test_an_ngram_model_is_fitted_by_the_same_command(options, tmp_path, corpus, capsys):
+    pretrain.run(options(architecture="ngram", config_overrides=["order=3"]))
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["eval_bits_per_byte"] < 8
+    capsys.readouterr()
+    assert (
+        run_command(
+            "evaluate",
+            [
+                "--model",
+                str(tmp_path / "run"),
+                "--dataset",
+                str(corpus),
+                "--max_length",
+                "64",
+                "--stride",
+                "32",
+                "--json",
+            ],
+        )
+        == 0
+    )
+    assert json.loads(capsys.readouterr().out)["bits_per_byte"] == pytest.approx(
+        results["eval_bits_per_byte"], rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("architecture", ["feedforward", "rnn", "lstm"])
+def test_classics_train_in_the_same_loop(options, tmp_path, architecture):
+    sizes = {
+        "feedforward": ["hidden_size=32"],
+        "rnn": ["hidden_size=32"],
+        "lstm": ["hidden_size=32", "num_hidden_layers=1"],
+    }
+    pretrain.run(
+        options(architecture=architecture, config_overrides=sizes[architecture], max_steps=20, learning_rate=5e-3)
+    )
+    losses = [row["loss"] for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if "loss" in row]
+    assert losses[-1] < losses[0] - 0.1
+    AutoModelForCausalLM.from_pretrained(tmp_path / "run")
+
+
 BAD = {
     "unknown preset": (["--preset", "rhapsode-10"], "did you mean 'rhapsode-10m'"),
     "unknown field": (["--config_overrides", "num_layers=3"], "num_layers"),
@@ -202,6 +384,15 @@ BAD = {
     "length": (["--max_length", "1"], "2 or more"),
     "rows": (["--max_length", "1000000"], "fewer than one sequence"),
     "schedule": (["--lr_scheduler_type", "cosin"], "cosin"),
+    "freeze": (["--freeze", "model.layer.*"], "fits no parameter; the nearest one is model."),
+    "frozen": (["--freeze", "*"], "leaves nothing to train"),
+    "weights": (["--dataset_weights", "1 2"], "--dataset_weights"),
+    "tracker": (["--report_to", "tensorbord"], "did you mean tensorboard?"),
+    "strategy": (["--accelerate_config", "fsdp2"], "without --num_processes"),
+    "average": (["--ema_decay", "1"], "must be from 0 up to"),
+    "batch warm-up": (["--batch_warmup_steps", "10"], "cannot be smaller than one forward pass"),
+    "precision": (["--pure_bf16", "--no-bf16"], "leave one out"),
+    "stream": (["--streaming", "--streaming"], "say --max_steps"),
     "vocabulary": (["--config_overrides", "vocab_size=100"], "ids up to 511 and the model has vocab_size=100"),
 }
 
@@ -212,7 +403,8 @@ def test_bad_input_is_one_line(case, corpus, tokenizer_directory, tmp_path, caps
     flags, expected = BAD[case]
     given = {"--preset": "rhapsode-10m-tiny", "--dataset": str(corpus), "--tokenizer": str(tokenizer_directory)}
     given |= {"--output_dir": str(tmp_path / "run"), "--max_length": "64", flags[0]: flags[1]}
-    assert run_command("pretrain", [word for pair in given.items() for word in pair]) == 2
+    words = [part for pair in given.items() for word in dict.fromkeys(pair) for part in word.split(" ")]
+    assert run_command("pretrain", words) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("rhapsode pretrain:")]
     assert len(lines) == 1
     assert expected in lines[0]
