@@ -12,20 +12,20 @@ import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
-import yaml
 from transformers import AutoModelForCausalLM
 
 from . import pretrain
 from . import tokenizer as tokenizer_command
 from .cli import run_command
-from .options.base import RESOLVED, UserError, save_resolved
+from .options.base import RESOLVED, save_resolved
 from .options.compare import CompareOptions
+from .options.output import check_output
 from .options.pretrain import PretrainOptions
 from .options.tokenizer import TokenizerOptions
 
 # Peak rates of AdamW: usual values, not the result of a search. --learning_rates changes them.
 LEARNING_RATES = {"feedforward": 2e-3, "rnn": 1e-3, "lstm": 2e-3, "transformer": 1e-3}
-FREE_ON_RESUME = {"resume", "json", "output_dir", "architectures"}
+FREE_ON_RESUME = {"json", "architectures"}
 FITTED = ("ngram",)
 PASSES = 1000.0  # more than there is time for
 COLUMNS = {
@@ -59,23 +59,10 @@ def run(options: CompareOptions) -> None:
 
 def open_directory(options: CompareOptions) -> Path:
     """A new directory, or one to go on in; what is in it is never deleted."""
-    root = Path(options.output_dir)
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        if not (root / RESOLVED).exists():
-            raise UserError(f"--output_dir {root} holds files that are not a comparison's; name another directory")
-        if not options.resume:
-            raise UserError(f"--output_dir {root} holds a comparison; --resume goes on with it")
-        _check_same_options(root, options)
+    root = check_output(options, "compare", FREE_ON_RESUME)
     root.mkdir(parents=True, exist_ok=True)
     save_resolved(options, root / RESOLVED, "compare")
     return root
-
-
-def _check_same_options(root: Path, options: CompareOptions) -> None:
-    before = yaml.safe_load((root / RESOLVED).read_text(encoding="utf-8"))
-    for name, value in vars(options).items():
-        if name not in FREE_ON_RESUME and before.get(name) != value:
-            raise UserError(f"--resume with {name}={value!r}, but the comparison in {root} has {before.get(name)!r}")
 
 
 def shared_tokenizer(options: CompareOptions, root: Path) -> str:

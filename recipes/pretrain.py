@@ -23,6 +23,7 @@ from .cli import run_command
 from .data.rows import Processes, open_rows, open_validation
 from .data.tokens import IGNORED
 from .options.base import UserError
+from .options.output import check_output
 from .options.pretrain import PretrainOptions
 from .training import outcome, setup
 from .training.checkpoint import Retention, newest_checkpoint, save_checkpoint
@@ -117,7 +118,7 @@ def prepare(options: PretrainOptions) -> Run:
     precision, parallel = setup.start_processes(options)
     batches = BatchSchedule.of(options, parallel.data_count)
     set_seed(options.seed)
-    directory = parallel.on_main(lambda: setup.check_directory(options))
+    directory = parallel.on_main(lambda: check_output(options, "pretrain", setup.FREE_ON_RESUME))
     tokenizer = parallel.on_main(lambda: setup.open_tokenizer(options, directory))
     model = setup.open_model(options, tokenizer).to(precision.weights)
     length = setup.sequence_length(options, model)

@@ -32,7 +32,7 @@ from .schedule import BatchSchedule
 CHECKPOINTS = "checkpoints"
 # What a resumed run may have otherwise than the run it continues: nothing here changes a weight.
 FREE_ON_RESUME = {
-    *("output_dir", "overwrite_output_dir", "resume", "max_seconds", "logging_steps", "eval_steps", "max_eval_tokens"),
+    *("max_seconds", "logging_steps", "eval_steps", "max_eval_tokens"),
     *("sample_tokens", "save_steps", "save_minutes", "save_total_limit", "metric_for_best_model", "milestone_steps"),
     *("tokenizer", "num_proc", "data_cache", "report_to", "run_name", "track_energy", "max_skipped_steps"),
     # The batch as a whole stays, see `check_shares`.
@@ -54,31 +54,9 @@ def start_processes(options: PretrainOptions) -> tuple[Precision, Parallel]:
     return precision, Parallel(accelerator)
 
 
-def check_directory(options: PretrainOptions) -> Path:
-    """The run directory; nothing is written yet.
-
-    Raises:
-        UserError: it holds something else, or a run that is neither to be resumed nor to be overwritten, or a run with
-            other options than the one that is to be resumed.
-    """
-    directory = Path(options.output_dir)
-    if directory.exists() and not directory.is_dir():
-        raise UserError(f"--output_dir {directory} is a file; name a directory")
-    is_run = (directory / RESOLVED).exists()
-    if directory.exists() and any(directory.iterdir()) and not is_run:
-        raise UserError(f"--output_dir {directory} holds files that are not a run's; name another directory")
-    if is_run and options.resume:
-        _check_same_options(directory, options)
-    elif is_run and not options.overwrite_output_dir:
-        raise UserError(
-            f"--output_dir {directory} holds a run; --resume goes on with it, --overwrite_output_dir deletes it"
-        )
-    return directory
-
-
 @contextmanager
 def made_directory(options: PretrainOptions) -> Iterator[Path]:
-    """Where to write what a run begins with; it becomes the directory that `check_directory` approved of, at once."""
+    """Where to write what a run begins with; it becomes the directory that `check_output` approved of, at once."""
     directory = Path(options.output_dir)
     if options.resume and (directory / RESOLVED).exists():
         yield directory  # the same things once more
@@ -95,20 +73,6 @@ def made_directory(options: PretrainOptions) -> Iterator[Path]:
         raise UserError(f"--output_dir {directory}: {error.strerror}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _check_same_options(directory: Path, options: PretrainOptions) -> None:
-    try:
-        before = dict(yaml.safe_load((directory / RESOLVED).read_text(encoding="utf-8")))
-    except (yaml.YAMLError, ValueError, TypeError) as error:
-        raise UserError(f"{directory / RESOLVED} is damaged; write the run's options there again to resume") from error
-    before = vars(PretrainOptions()) | before  # a run may be older than an option
-    for name, value in vars(options).items():
-        if name not in FREE_ON_RESUME and before[name] != value:
-            raise UserError(
-                f"--resume with {name}={value!r}, but the run in {directory} has {name}={before[name]!r}; "
-                f"give the same, or start a new run"
-            )
 
 
 def check_shares(checkpoint: Path, batches: BatchSchedule, data_count: int) -> dict:

@@ -103,11 +103,11 @@ def test_bad_options(flags, expected):
 def test_what_is_in_the_way_stays(finished, tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "thesis.tex").write_text("years of work")
-    with pytest.raises(UserError, match="not a comparison's"):
+    with pytest.raises(UserError, match="not a compare run's"):
         compare.run(CompareOptions(output_dir=str(tmp_path / "thesis")))
     finished.resume = False
     with pytest.raises(UserError, match="--resume goes on with it"):
         compare.run(finished)
     finished.resume, finished.seed = True, 5
-    with pytest.raises(UserError, match="seed=5, but the comparison"):
+    with pytest.raises(UserError, match="seed=5, but the run"):
         compare.run(finished)

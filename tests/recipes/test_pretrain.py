@@ -416,7 +416,7 @@ def test_other_peoples_directories_are_safe(options, tmp_path, capsys):
     (tmp_path / "run" / "thesis.tex").write_text("years of work")
     flags = ["--output_dir", str(tmp_path / "run"), "--overwrite_output_dir"]
     assert run_command("pretrain", flags) == 2
-    assert "not a run's" in capsys.readouterr().err
+    assert "not a pretrain run's" in capsys.readouterr().err
     assert (tmp_path / "run" / "thesis.tex").read_text() == "years of work"
 
 
