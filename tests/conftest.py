@@ -33,6 +33,14 @@ def without_rhapsode() -> str:
     return WITHOUT_RHAPSODE
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Tokenized text goes into a temporary directory, and not into the cache of whoever runs the tests."""
+    from rhapsode.recipes.data import building
+
+    building.DEFAULT_CACHE = str(tmp_path_factory.mktemp("shards"))
+
+
 @pytest.fixture
 def seed() -> int:
     """A fresh seed, with Python's, NumPy's and torch's generators set to it."""

@@ -13,13 +13,15 @@ does not change their split. Where it leaves one side empty, as for a single tex
 import glob
 import hashlib
 import sysconfig
-from collections.abc import Iterable, Iterator
-from itertools import takewhile
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import NamedTuple
 
-from ..options.base import UserError, one_line
-from .readers import COMPRESSIONS, READERS, read_file, suffixes, text_of
+from ..options.base import UserError
+from .hub import read_hub
+from .readers import COMPRESSIONS, READERS, read_file, suffixes
 
 STDLIB = "stdlib"
 LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
@@ -32,6 +34,14 @@ class Document(NamedTuple):
     text: str
 
 
+class Part(NamedTuple):
+    """One file of a source, which is read, or passed over, without the others."""
+
+    name: str
+    path: Path
+    read: Callable[[], Iterator[Document]]
+
+
 def read_documents(dataset: list[str], split: str, text_column: str = "text") -> Iterator[Document]:
     """The non-empty documents of `split` (`train`, `validation` or `all`), in a fixed order.
 
@@ -41,22 +51,31 @@ def read_documents(dataset: list[str], split: str, text_column: str = "text") ->
     if split not in SPLITS:
         raise ValueError(f"split={split!r}; use {' or '.join(SPLITS)}")
     for source in dataset:
+        parts = parts_of(source, split, text_column)
+        if parts is None:
+            documents = (Document(*d) for d in read_hub(source, split, text_column, split_of))
+        else:
+            documents = chain.from_iterable(part.read() for part in parts)
         count = 0
-        for document in _read_source(source, split, text_column):
+        for document in documents:
             if document.text.strip():
                 count += 1
                 yield document
         if count == 0:
-            raise UserError(f"--dataset {source}: no text in its {split} split; give more or longer documents")
+            raise no_text(source, split)
 
 
-def _read_source(source: str, split: str, text_column: str) -> Iterator[Document]:
+def no_text(source: str, split: str) -> UserError:
+    return UserError(f"--dataset {source}: no text in its {split} split; give more or longer documents")
+
+
+def parts_of(source: str, split: str, text_column: str = "text") -> list[Part] | None:
+    """The files that hold the documents of `split`, in a fixed order; None for a dataset on the Hub."""
     if source == STDLIB:
-        return (d for d in _read_stdlib() if split in ("all", split_of(d.name)))
+        files = ((name, path) for name, path in stdlib_files() if split in ("all", split_of(name)))
+        return [Part(name, path, partial(_read_module, name, path)) for name, path in files]
     files = _files(source)
-    if files is not None:
-        return _read_files(files, split, text_column)
-    return _read_hub(source, split, text_column)
+    return None if files is None else _parts_of_files(files, split, text_column)
 
 
 def split_of(key: str, validation_share: float = VALIDATION_SHARE) -> str:
@@ -72,12 +91,11 @@ def stdlib_files() -> list[tuple[str, Path]]:
     return [(str(p), root / p) for p in relative if LEFT_OUT.isdisjoint(p.parts)]
 
 
-def _read_stdlib() -> Iterator[Document]:
-    for name, path in stdlib_files():
-        try:
-            yield Document(name, path.read_text(encoding="utf-8"))
-        except UnicodeDecodeError:  # a few old modules declare another encoding
-            yield Document(name, path.read_text(encoding="latin-1"))
+def _read_module(name: str, path: Path) -> Iterator[Document]:
+    try:
+        yield Document(name, path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:  # a few old modules declare another encoding
+        yield Document(name, path.read_text(encoding="latin-1"))
 
 
 def _files(source: str) -> dict[str, Path] | None:
@@ -113,17 +131,31 @@ def _below(root: Path, paths: Iterable[Path]) -> dict[str, Path]:
     return {n.as_posix(): named[n] for n in sorted(named) if not any(part.startswith(".") for part in n.parts)}
 
 
-def _read_files(files: dict[str, Path], split: str, text_column: str) -> Iterator[Document]:
+def _parts_of_files(files: dict[str, Path], split: str, text_column: str) -> list[Part]:
     sides = {name: _side(name, path) for name, path in files.items()}
     by_position = split != "all" and not _has_both_sides(files, sides, text_column)
-    for file_name, path in files.items():
-        if split != "all" and not by_position and sides[file_name] not in (split, None):
+    cut, if_on_side = partial(_part, split=split), partial(_if_on_side, split=split)
+    parts = []
+    for name, path in files.items():
+        if by_position:
+            keep = cut
+        elif split == "all" or sides[name] == split:
+            keep = str
+        elif sides[name] is None:
+            keep = if_on_side
+        else:
             continue
-        for name, text in read_file(path, text_column):
-            if by_position:
-                yield Document(name, _part(text, split))
-            elif split in ("all", sides[file_name] or split_of(text)):
-                yield Document(name, text)
+        parts.append(Part(name, path, partial(_read_part, path, text_column, keep)))
+    return parts
+
+
+def _read_part(path: Path, text_column: str, keep: Callable[[str], str]) -> Iterator[Document]:
+    """The documents of a file, each with what `keep` leaves of it."""
+    return (Document(name, keep(text)) for name, text in read_file(path, text_column))
+
+
+def _if_on_side(text: str, split: str) -> str:
+    return text if split_of(text) == split else ""
 
 
 def _side(name: str, path: Path) -> str | None:
@@ -134,6 +166,8 @@ def _side(name: str, path: Path) -> str | None:
 
 
 def _has_both_sides(files: dict[str, Path], sides: dict[str, str | None], text_column: str) -> bool:
+    if None not in sides.values() and len(set(sides.values())) < 2:  # known without reading them
+        return False
     found = set()
     for file_name, path in files.items():
         for _, text in read_file(path, text_column):
@@ -157,24 +191,3 @@ def _known_suffix(path: Path) -> str:
     if kind not in READERS:
         raise UserError(f"--dataset {path}: unknown kind {kind or 'without a suffix'!r}; use {' '.join(READERS)}")
     return kind
-
-
-def _read_hub(source: str, split: str, text_column: str) -> Iterator[Document]:
-    import datasets
-
-    name, _, configuration = source.partition(":")
-    number = 0
-    try:
-        available = datasets.get_dataset_split_names(name, configuration or None)
-        own_split = split == "all" or "validation" in available
-        for part in available if split == "all" else [split if own_split else "train"]:
-            for row in datasets.load_dataset(name, configuration or None, split=part, streaming=True):
-                number += 1
-                text = text_of(row, text_column, f"{source}, row {number}")
-                if own_split or split_of(text) == split:
-                    yield Document(f"{source}#{number}", text)
-    except UserError:
-        raise
-    except Exception as error:  # the library has dozens of kinds, none of them a subclass of another
-        what = f"broke off after row {number}" if number else "neither a path nor a dataset that can be opened"
-        raise UserError(f"--dataset {source}: {what} ({type(error).__name__}: {one_line(error, 300)})") from error

@@ -1,4 +1,9 @@
-"""Reading documents from one file: plain text, tables, and either of them compressed."""
+"""Reading documents from one file: plain text, tables, and either of them compressed.
+
+A text file is one document; one above half a mebibyte is several, cut at the ends of paragraphs, or of lines where
+there are none. So no file is held in memory as a whole but .json, whose syntax ends with its last byte: large corpora
+are .jsonl.
+"""
 
 import bz2
 import csv
@@ -15,6 +20,8 @@ from typing import NamedTuple
 from ..options.base import UserError, one_line
 
 Named = tuple[str, str]
+LONGEST_TEXT = 2**19  # bytes of a text file that are read as one document
+ROWS_AT_ONCE = 256  # of a parquet file
 UTF8 = "utf-8-sig"  # without the byte order mark that Windows puts before a file
 
 
@@ -96,7 +103,27 @@ def read_file(path: Path, text_column: str) -> Iterator[Named]:
 
 
 def _text(path, stream, text_column):
-    yield str(path), stream.read().decode(UTF8)
+    begin = 0
+    for number, piece in enumerate(_pieces(stream), 1):
+        try:
+            yield (f"{path}#{number}" if begin else str(path)), piece.decode("utf-8" if begin else UTF8)
+        except UnicodeDecodeError as error:
+            error.start += begin
+            raise
+        begin += len(piece)
+
+
+def _pieces(stream) -> Iterator[bytes]:
+    """The bytes of the stream in pieces of at most `LONGEST_TEXT`, each of them ending where a reader would pause."""
+    rest = stream.read(LONGEST_TEXT + 1)
+    while len(rest) > LONGEST_TEXT:
+        ends = (rest.rfind(mark, LONGEST_TEXT // 2, LONGEST_TEXT) + len(mark) for mark in (b"\n\n", b"\n", b" "))
+        cut = next((end for end in ends if end > LONGEST_TEXT // 2), LONGEST_TEXT)
+        while cut > LONGEST_TEXT - 4 and rest[cut] & 0xC0 == 0x80:  # within a character
+            cut -= 1
+        yield rest[:cut]
+        rest = rest[cut:] + stream.read(cut)
+    yield rest
 
 
 def _lines(path, stream):
@@ -145,10 +172,11 @@ def _parquet(path, stream, text_column):
     import pyarrow.parquet as pq
 
     try:
-        table = pq.ParquetFile(stream if stream.seekable() else io.BytesIO(stream.read()))
+        source = stream if stream.seekable() else io.BytesIO(stream.read())
+        table = pq.ParquetFile(source, buffer_size=2**20)  # with a buffer, pages are read one by one
         if text_column not in table.schema_arrow.names:
             text_of(dict.fromkeys(table.schema_arrow.names), text_column, str(path))
-        batches = table.iter_batches(columns=[text_column])
+        batches = table.iter_batches(ROWS_AT_ONCE, columns=[text_column])
         for number, value in enumerate((value for batch in batches for value in batch.column(0).to_pylist()), 1):
             yield f"{path}#{number}", text_of({text_column: value}, text_column, f"{path}, row {number}")
     except pa.ArrowException as error:

@@ -38,7 +38,7 @@ class PretrainOptions:
     packing: str = option(
         "best_fit", "documents to rows: best_fit cuts few and pads little, concatenate fills every row", PACKINGS
     )
-    num_proc: int | None = option(None, "processes that tokenize; none is one per core")
+    num_proc: int | None = option(None, "processes that tokenize, some 200 MB each; none is one per core")
     data_cache: str | None = option(None, "directory of the tokenized shards; none is ~/.cache/rhapsode/shards")
     # How long
     max_steps: int | None = option(None, "optimizer steps; none goes by --num_train_epochs")

@@ -4,15 +4,7 @@ Oracles: the documents that were written, the standard library's own list of fil
 sides.
 """
 
-import bz2
-import csv
-import gzip
-import importlib.util
-import io
-import json
-import lzma
 import random
-import re
 import sysconfig
 from collections import Counter
 from pathlib import Path
@@ -21,76 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rhapsode.recipes.data.corpus import VALIDATION_SHARE, _part, read_documents, split_of, stdlib_files
-from rhapsode.recipes.options.base import UserError
 
-HAS_ZSTD = importlib.util.find_spec("zstandard") is not None
-needs_zstd = pytest.mark.skipif(not HAS_ZSTD, reason="needs zstandard")
-KINDS = ("txt", "md", "py", "jsonl", "json", "parquet", "csv")
-TABLES = ("jsonl", "json", "parquet", "csv")
-PACKINGS = ("gz", "bz2", "xz", pytest.param("zst", marks=needs_zstd))
-ALPHABET = "abcdefgh ,\"'{}\\äß—字😀\t"
-
-
-def random_texts(count: int) -> list[str]:
-    """Distinct texts with quotes, commas, line ends and characters of one to four bytes."""
-    draw = random.Random(random.random())
-    return [
-        f"{i} " + "\n".join("".join(draw.choices(ALPHABET, k=draw.randint(0, 60))) for _ in range(draw.randint(1, 6)))
-        for i in range(count)
-    ]
-
-
-def table_bytes(kind: str, rows: list, column: str = "text") -> bytes:
-    """A table of one column of texts (or of whatever `rows` holds) and another of numbers."""
-    records = [{"number": i, column: row} for i, row in enumerate(rows)]
-    if kind == "jsonl":
-        return "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records).encode()
-    if kind == "json":
-        return json.dumps(records, indent=1).encode()
-    if kind == "csv":
-        out = io.StringIO(newline="")
-        writer = csv.DictWriter(out, ["number", column])
-        writer.writeheader()
-        writer.writerows(records)
-        return out.getvalue().encode()
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    out = io.BytesIO()
-    pq.write_table(pa.table({"number": list(range(len(rows))), column: rows}), out, row_group_size=3)
-    return out.getvalue()
-
-
-def pack(raw: bytes, packing: str) -> bytes:
-    if packing == "zst":
-        import zstandard
-
-        half = len(raw) // 2  # two frames, as parallel packers write them
-        return b"".join(zstandard.ZstdCompressor().compress(part) for part in (raw[:half], raw[half:]))
-    return {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}[packing](raw)
-
-
-def texts_of(*sources, split: str = "all", **kwargs) -> list[str]:
-    return [document.text for document in read_documents([str(s) for s in sources], split, **kwargs)]
-
-
-def complaint(*sources, split: str = "all", **kwargs) -> str:
-    """The one line that a source is refused with."""
-    with pytest.raises(UserError) as caught:
-        texts_of(*sources, split=split, **kwargs)
-    message = str(caught.value)
-    assert "\n" not in message
-    assert message.startswith("--dataset ")
-    return message
-
-
-def write_texts(directory: Path, texts: list[str], packing: str = "") -> None:
-    directory.mkdir()
-    for i, text in enumerate(texts):
-        raw = text.encode()
-        suffix = f".{packing}" if packing else ""
-        (directory / f"{i:03}.txt{suffix}").write_bytes(pack(raw, packing) if packing else raw)
-
+from .tables import ALPHABET, KINDS, TABLES, complaint, random_texts, table_bytes, texts_of, write_texts
 
 # The split
 
@@ -172,24 +96,6 @@ def test_stdlib_splits_by_file_without_a_leak():
 # Files, directories, patterns
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_one_file_of_each_kind(seed, tmp_path, kind):
-    texts = random_texts(7) if kind in TABLES else random_texts(1)
-    path = tmp_path / f"corpus.{kind}"
-    path.write_bytes(table_bytes(kind, texts) if kind in TABLES else texts[0].encode())
-    assert texts_of(path) == texts
-
-
-@pytest.mark.parametrize("packing", PACKINGS)
-@pytest.mark.parametrize("kind", ["txt", *TABLES])
-def test_packed_files_hold_the_same_documents(seed, tmp_path, kind, packing):
-    texts = random_texts(40) if kind in TABLES else random_texts(1)
-    raw = table_bytes(kind, texts) if kind in TABLES else texts[0].encode()
-    path = tmp_path / f"corpus.{kind}.{packing}"
-    path.write_bytes(pack(raw, packing))
-    assert texts_of(path) == texts
-
-
 def test_directories_and_patterns_give_the_same_documents(seed, tmp_path):
     texts = random_texts(6)
     root = tmp_path / "corpus"
@@ -203,35 +109,6 @@ def test_directories_and_patterns_give_the_same_documents(seed, tmp_path):
     assert texts_of(f"{root}/**/*.txt", f"{root}/**/*.jsonl") == texts
     assert texts_of(*sorted(root.glob("*.txt")), root / "deep") == texts
     assert texts_of(root) == texts_of(root)
-
-
-@pytest.mark.parametrize("kind", TABLES)
-def test_another_column(seed, tmp_path, kind):
-    texts = random_texts(3)
-    path = tmp_path / f"t.{kind}"
-    path.write_bytes(table_bytes(kind, texts, column="content"))
-    assert texts_of(path, text_column="content") == texts
-    message = complaint(path)
-    assert str(path) in message
-    assert "no column 'text'" in message
-    assert "number, content" in message
-
-
-@pytest.mark.parametrize("kind", ["txt", "jsonl", "json", "csv"])
-def test_a_byte_order_mark_is_no_text(seed, tmp_path, kind):
-    texts = random_texts(3) if kind in TABLES else random_texts(1)
-    raw = table_bytes(kind, texts) if kind in TABLES else texts[0].encode()
-    path = tmp_path / f"windows.{kind}"
-    path.write_bytes(b"\xef\xbb\xbf" + raw)
-    assert texts_of(path) == texts
-
-
-def test_a_json_file_may_be_a_list_of_strings_or_one_object(tmp_path):
-    path = tmp_path / "t.json"
-    path.write_text(json.dumps(["one", "two"]))
-    assert texts_of(path) == ["one", "two"]
-    path.write_text(json.dumps({"text": "only"}))
-    assert texts_of(path) == ["only"]
 
 
 def test_blank_documents_are_passed_over(tmp_path):
@@ -313,97 +190,6 @@ def test_an_empty_corpus(tmp_path, kind):
     path.write_bytes(table_bytes(kind, []) if kind in TABLES else b" \n ")
     for split in ("train", "validation", "all"):
         assert f"--dataset {path}: no text in its {split} split" in complaint(path, split=split)
-
-
-@pytest.mark.parametrize(("kind", "value"), [("jsonl", 3), ("jsonl", None), ("json", ["x"]), ("parquet", 3)])
-def test_a_column_that_holds_no_text(tmp_path, kind, value):
-    path = tmp_path / f"t.{kind}"
-    path.write_bytes(table_bytes(kind, [value] if kind == "parquet" else ["fine", value]))
-    line = 1 if kind == "parquet" else 2
-    pattern = f"{re.escape(str(path))}, (line|row) {line}: column 'text' holds {type(value).__name__}, not text"
-    assert re.search(pattern, complaint(path))
-
-
-def test_a_row_that_is_no_object_or_too_short(tmp_path):
-    path = tmp_path / "t.jsonl"
-    path.write_text('{"text": "a"}\n[1, 2]\n')
-    assert f"{path}, line 2: list and not an object" in complaint(path)
-    path = tmp_path / "t.csv"
-    path.write_text('id,text\n1,"one\ntwo"\n2\n')
-    assert f"{path}, line 4: column 'text' holds NoneType" in complaint(path)
-
-
-def test_undecodable_bytes(tmp_path):
-    latin = "Gr\u00fc\u00dfe".encode("latin-1")
-    text = tmp_path / "t.txt"
-    text.write_bytes(b"ok\n" + latin)
-    assert complaint(text) == f"--dataset {text}: byte 5 is not UTF-8; convert the file first"
-    for kind, before, after in (("jsonl", b'{"text": "a"}\n{"text": "', b'"}\n'), ("csv", b"text\na\n", b"\n")):
-        path = tmp_path / f"t.{kind}"
-        path.write_bytes(before + latin + after)
-        line = before.count(b"\n") + 1
-        assert f"--dataset {path}, line {line}: byte" in complaint(path)
-        assert "not UTF-8" in complaint(path)
-    path = tmp_path / "t.json"
-    path.write_bytes(b'["' + latin + b'"]')
-    assert f"{path}: byte 4 is not UTF-8" in complaint(path)
-
-
-@pytest.mark.parametrize("packing", PACKINGS)
-def test_packed_files_that_were_cut_off_or_are_something_else(seed, tmp_path, packing):
-    raw = "\n".join(random_texts(2000)).encode()
-    path = tmp_path / f"t.txt.{packing}"
-    whole = pack(raw, packing)
-    for share in (0.3, 0.8):
-        path.write_bytes(whole[: int(len(whole) * share)])
-        assert complaint(path).startswith(f"--dataset {path}: Compressed file ended before the end")
-    path.write_bytes(b"this is not packed at all, whatever the name says")
-    assert str(path) in complaint(path)
-
-
-@pytest.mark.parametrize("packing", PACKINGS)
-def test_a_flipped_byte_in_a_packed_file_never_passes(seed, tmp_path, packing):
-    """Either the checksum notices it and the line names the file, or the text is unharmed; zst has none here."""
-    raw = "\n".join(random_texts(300)).encode()
-    path = tmp_path / f"t.txt.{packing}"
-    whole = bytearray(pack(raw, packing))
-    for position in random.sample(range(len(whole) // 4, len(whole)), 10):
-        damaged = bytearray(whole)
-        damaged[position] ^= 0x55
-        path.write_bytes(damaged)
-        try:
-            read = texts_of(path)
-        except UserError as error:
-            assert str(path) in str(error)
-        else:
-            assert packing == "zst" or read == [raw.decode()]
-
-
-def test_tables_with_bad_syntax(tmp_path):
-    path = tmp_path / "t.jsonl"
-    path.write_text('{"text": "a"}\n\n{"text": "b"\n')
-    assert f"--dataset {path}: line 3 is not JSON" in complaint(path)
-    path.write_text('{"text": "a", "number": ' + "9" * 5000 + "}\n")  # more digits than Python converts
-    assert f"--dataset {path}: line 1 is not JSON" in complaint(path)
-    path = tmp_path / "t.json"
-    path.write_text('[{"text": "a"},\n{"text": }]')
-    assert f"--dataset {path}: line 2 is not JSON" in complaint(path)
-    path.write_text("[" * 100_000)
-    assert f"--dataset {path}: line 1 is not JSON" in complaint(path)
-    path = tmp_path / "t.csv"
-    path.write_text('id,text\n1,fine\n2,"never closed\n3,swallowed\n')
-    assert f"--dataset {path}: the row from line 3 on is not CSV" in complaint(path)
-
-
-def test_a_damaged_parquet_file(seed, tmp_path):
-    path = tmp_path / "t.parquet"
-    whole = table_bytes("parquet", random_texts(50))
-    path.write_bytes(whole[: len(whole) // 2])
-    assert f"--dataset {path}: not a parquet file" in complaint(path)
-    path.write_bytes(whole[:4] + bytes(len(whole) // 2) + whole[4 + len(whole) // 2 :])  # the footer is whole
-    assert str(path) in complaint(path)
-    path.write_bytes(b"hello")
-    assert f"--dataset {path}: not a parquet file" in complaint(path)
 
 
 def test_an_unknown_split_is_our_mistake():

@@ -1,4 +1,4 @@
-"""Documents as rows of tokens: nothing lost, nothing seen across a join, an order that can be resumed.
+"""Documents as rows of tokens, one after the other: nothing lost, nothing seen across a join.
 
 Oracles: plain loops over the documents, and a model's loss on each document alone.
 """
@@ -10,7 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rhapsode.modeling import RhapsodeConfig, RhapsodeForCausalLM
 from rhapsode.recipes.data.corpus import Document
-from rhapsode.recipes.data.tokens import BATCH_BYTES, IGNORED, PackedRows, TokenStream, tokenize
+from rhapsode.recipes.data.layout import ConcatenatedRows
+from rhapsode.recipes.data.mixture import collate
+from rhapsode.recipes.data.parallel import BATCH
+from rhapsode.recipes.data.tokens import IGNORED, TokenStream, tokenize
 from transformers import AutoTokenizer
 
 # The model is float64, but transformers computes the loss of the logits in float32, and sums in another order.
@@ -25,7 +28,7 @@ def stream_of(lengths: list[int]) -> TokenStream:
     return TokenStream(np.arange(sum(lengths), dtype=np.uint32), starts, np.asarray(lengths, np.int64))
 
 
-def in_order(rows: PackedRows) -> dict[str, torch.Tensor]:
+def in_order(rows: ConcatenatedRows) -> dict[str, torch.Tensor]:
     """Every row, not shuffled, one after the other."""
     taken = [rows.row(i) for i in range(len(rows))]
     return {key: np.concatenate([row[key] for row in taken]) for key in taken[0]}
@@ -36,9 +39,9 @@ def test_rows_are_the_stream_cut_up(lengths, length):
     stream = stream_of(lengths)
     if sum(lengths) < length:
         with pytest.raises(ValueError, match=f"{sum(lengths)} tokens, fewer than one sequence of max_length={length}"):
-            PackedRows(stream, length, seed=0)
+            ConcatenatedRows([stream], length)
         return
-    rows = PackedRows(stream, length, seed=0)
+    rows = ConcatenatedRows([stream], length)
     assert len(rows) == sum(lengths) // length
     assert in_order(rows)["input_ids"].tolist() == list(range(len(rows) * length))
 
@@ -52,7 +55,7 @@ def test_positions_and_labels_against_a_loop(lengths, length):
             is_row_start = token % length == 0
             positions.append(0 if offset == 0 or is_row_start else positions[-1] + 1)
             labels.append(IGNORED if offset == 0 else token)
-    rows = PackedRows(stream, length, seed=0)
+    rows = ConcatenatedRows([stream], length)
     got = in_order(rows)
     n = len(rows) * length
     assert got["position_ids"].tolist() == positions[:n]
@@ -64,44 +67,6 @@ def test_documents_come_back(lengths):
     documents = stream_of(lengths).documents()
     assert [len(d) for d in documents] == lengths
     assert np.concatenate(documents).tolist() == list(range(sum(lengths)))
-
-
-# The order
-
-
-def order_of(rows: PackedRows, start: int, count: int) -> list[int]:
-    return (rows.batch(start, count)["input_ids"][:, 0] // rows.length).tolist()
-
-
-@given(st.integers(1, 40), st.integers(0, 2**32 - 1))
-def test_each_epoch_is_a_permutation(num_rows, seed):
-    rows = PackedRows(stream_of([3] * num_rows), 3, seed)
-    for epoch in range(3):
-        assert sorted(order_of(rows, epoch * num_rows, num_rows)) == list(range(num_rows))
-
-
-def test_epochs_and_seeds_differ(seed):
-    n = 60
-    orders = [
-        order_of(PackedRows(stream_of([3] * n), 3, s), epoch * n, n) for s in (seed, seed + 1) for epoch in (0, 1)
-    ]
-    assert len({tuple(order) for order in orders}) == 4  # two of 60! orders agree by chance: never
-
-
-@given(st.integers(1, 20), st.integers(0, 1000), st.lists(st.integers(1, 7), min_size=1, max_size=8))
-def test_the_order_depends_on_the_index_alone(num_rows, start, sizes):
-    """Whoever comes in at any row, with any batch sizes, sees what an uninterrupted reader sees there."""
-    stream = stream_of([5] * num_rows)
-    whole = PackedRows(stream, 5, 7).batch(start, sum(sizes))
-    resumed = PackedRows(stream, 5, 7)
-    parts = []
-    for size in sizes:
-        parts.append(resumed.batch(start, size))
-        start += size
-    for key, value in whole.items():
-        assert torch.equal(value, torch.cat([part[key] for part in parts]))
-        assert value.shape == (sum(sizes), 5)
-        assert value.dtype == torch.int64
 
 
 # Text to ids
@@ -123,7 +88,7 @@ def test_batches_of_text_do_not_change_the_ids(seed, tokenizer_directory):
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_directory)
     rng = np.random.default_rng(seed)
     words = ["def ", "return ", "x", "\n    ", "self.", "(", ")", "é"]
-    texts = ["".join(rng.choice(words, size)) for size in (10, BATCH_BYTES // 5, 3, 100, BATCH_BYTES // 5, 20)]
+    texts = ["".join(rng.choice(words, size)) for size in (10, BATCH // 5, 3, 100, BATCH // 5, 20)]
     documents = [Document("", text) for text in texts]
     together = tokenize(documents, tokenizer, "", show_progress=False)
     alone = [tokenize([d], tokenizer, "", show_progress=False) for d in documents]
@@ -151,7 +116,7 @@ def test_the_loss_of_a_packed_row_is_the_sum_over_its_documents(seed, preset, at
     lengths = rng.integers(2, 20, 8).tolist()
     stream = stream_of(lengths)
     stream.ids = rng.integers(0, 50, sum(lengths), dtype=np.uint32)
-    batch = PackedRows(stream, sum(lengths), seed).batch(0, 1)
+    batch = collate([ConcatenatedRows([stream], sum(lengths)).row(0)])
     one = torch.tensor(1)
     for train in (True, False):
         packed = model.train(train)(**batch, use_cache=False, num_items_in_batch=one).loss
