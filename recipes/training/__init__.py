@@ -1,1 +1,8 @@
-"""What training loops share: hardware, optimizers, checkpoints, metrics, reports."""
+"""The parts of a training run, an idea a file; `recipes/pretrain.py` puts them together.
+
+before the first step   setup, parallel, launch; partial, precision, recompute, compilation
+in a step               loss, liger, gradients, guard, optimizers, muon, schedule, ema, parameters
+between steps           scoring, checkpoint, state, interrupt
+what is watched         watch, metrics, updates, hardware, energy, tracking
+afterwards              outcome, report, curves, tables
+"""
