@@ -17,7 +17,8 @@ from pathlib import Path
 from ..options.base import UserError, save_resolved
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "accelerate"
-SECONDS_TO_SAVE = 300  # for the others to end once one of them has failed, or Ctrl-C has come
+SECONDS_FOR_OTHERS = 5  # once one has failed: they may have found the same fault, and otherwise wait for it
+SECONDS_TO_SAVE = 300  # after SIGTERM
 
 
 def is_launched() -> bool:
@@ -108,7 +109,7 @@ def _wait_for_all(processes: list[subprocess.Popen]) -> None:
     while any(p.poll() is None for p in processes):
         time.sleep(0.1)
         if deadline is None and any(p.poll() not in (None, 0) for p in processes):
-            deadline = time.monotonic() + 5  # the others may have found the same fault
+            deadline = time.monotonic() + SECONDS_FOR_OTHERS
         if deadline is not None and time.monotonic() > deadline:
             for p in processes:
                 if p.poll() is None:
