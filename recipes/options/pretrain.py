@@ -102,7 +102,6 @@ class PretrainOptions:
         positive = ("num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "logging_steps")
         positive += ("max_steps", "max_seconds", "max_length", "eval_steps", "save_steps", "save_total_limit")
         positive += ("max_eval_tokens", "vocab_size", "num_proc", "num_processes", "save_minutes", "milestone_steps")
-        positive += ("gradient_checkpointing_every", "layer_lr_decay")
         for name in positive:
             value = getattr(self, name)
             if value is not None and not value > 0:

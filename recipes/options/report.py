@@ -9,7 +9,7 @@ from .base import UserError, option
 class ReportOptions:
     """Write report.md and curves.png of a run, finished or not. Several runs give one comparison."""
 
-    runs: list[str] = option([], "run directories", positional=True)
+    runs: list[str] = option(["runs/pretrain"], "run directories", positional=True)
     output_dir: str | None = option(None, "where to write; none is the run itself, for several runs/comparison")
     json: bool = option(False, "print one JSON object, for several runs a list")
 

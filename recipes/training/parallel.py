@@ -196,7 +196,7 @@ def _is_set(name: str) -> bool:
 
 def whole_model(model: nn.Module, is_main: bool) -> nn.Module | None:
     """On the main process the model with full tensors, on its own; every process must ask."""
-    full = {name: whole(tensor.detach()).cpu() for name, tensor in model.state_dict().items()}
+    full = {name: whole(tensor.detach()).to("cpu", copy=True) for name, tensor in model.state_dict().items()}
     if not is_main:
         return None
     config = copy.deepcopy(model.config)

@@ -71,9 +71,8 @@ CANNOT = {
 
 
 def tiny_model(tools, **settings):
-    return tools.randomise(
-        RhapsodeForCausalLM(RhapsodeConfig(vocab_size=tools.vocabulary, **tools.sizes | settings))
-    ).eval()
+    fields = {"vocab_size": tools.vocabulary, **tools.sizes, **settings}
+    return tools.randomise(RhapsodeForCausalLM(RhapsodeConfig(**fields))).eval()
 
 
 def assert_opens_with_equal_logits(ours, family, directory, tools):

@@ -88,7 +88,7 @@ def test_saved_and_opened_bit_for_bit(build, name, tmp_path):
         assert f"class {class_name}(" in (tmp_path / f"{module}.py").read_text(), kind
 
 
-@pytest.mark.parametrize("installed", [True, False])
+@pytest.mark.parametrize("installed", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_opened_in_a_fresh_process(build, tmp_path, installed):
     """By `import rhapsode`, and as remote code where Rhapsode cannot be imported."""
     expected = {}

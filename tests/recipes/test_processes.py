@@ -60,7 +60,13 @@ def finish(training: Training) -> None:
     assert set(training.wait()) == {0}, training.said()[-4000:]
 
 
-@pytest.mark.parametrize("extra", [(), ("--optim=muon", "--gradient_accumulation_steps=2", "--ema_decay=0.9")])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        pytest.param((), id="adamw", marks=pytest.mark.slow),
+        pytest.param(("--optim=muon", "--gradient_accumulation_steps=2", "--ema_decay=0.9"), id="muon and more"),
+    ],
+)
 def test_two_processes_compute_what_one_does(command, tmp_path, seed, extra):
     """Losses and final weights; the rows have different numbers of targets, and so have the processes."""
     extra = (*extra, f"--seed={seed}")
@@ -90,7 +96,9 @@ def test_two_processes_compute_what_one_does(command, tmp_path, seed, extra):
 KILLED = ("--config_overrides=residual_dropout=0.1", "--save_steps=1", "--save_total_limit=2", "--ema_decay=0.9")
 
 
-@pytest.mark.parametrize(("count", "strategy"), [(1, "ddp"), (2, "ddp"), (2, "fsdp2")])
+@pytest.mark.parametrize(
+    ("count", "strategy"), [(1, "ddp"), (2, "ddp"), pytest.param(2, "fsdp2", marks=pytest.mark.slow)]
+)
 def test_killed_at_any_moment_it_ends_where_it_would_have(command, corpus, tmp_path, seed, count, strategy):
     """SIGKILL again and again, at random, most often while a checkpoint is being written; in several epochs."""
     flags = (*KILLED, f"--seed={seed}", f"--dataset={corpus / 'bisect.py'}")

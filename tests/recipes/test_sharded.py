@@ -17,6 +17,9 @@ TOLERANCE = 1e-5
 TIMEOUT = 300  # seconds; about 20 on a quiet machine
 
 
+pytestmark = pytest.mark.slow  # the whole loop in several processes is in test_processes.py
+
+
 @pytest.fixture(scope="module")
 def found(tmp_path_factory) -> dict:
     directory = tmp_path_factory.mktemp("sharded")
