@@ -1,0 +1,1 @@
+"""Trainers that trl does not have. `rhapsode.trainers` is their public address."""
