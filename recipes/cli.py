@@ -22,6 +22,11 @@ class Command(NamedTuple):
 COMMANDS = {
     "tokenizer": Command("train a tokenizer", "TokenizerOptions"),
     "pretrain": Command("train a language model from raw text", "PretrainOptions"),
+    "sft": Command("teach a base model to answer", "SftOptions"),
+    "reward": Command("train a reward model on pairs of answers", "RewardOptions"),
+    "dpo": Command("prefer the better of two answers, without a reward model", "DpoOptions"),
+    "kto": Command("learn from single answers marked good or bad", "KtoOptions"),
+    "scaling": Command("fit scaling laws on a ladder of sizes, and predict a larger model", "ScalingOptions"),
     "compare": Command("architectures side by side, at equal data and at equal time", "CompareOptions"),
     "evaluate": Command("perplexity and bits per byte on held-out text", "EvaluateOptions"),
     "generate": Command("continue a text", "GenerateOptions"),

@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+from .alignment import report as alignment_report
 from .cli import run_command
 from .options.report import ReportOptions
 from .training.report import read_run, summary, write_comparison, write_report
@@ -14,7 +15,9 @@ COMPARISON = "runs/comparison"
 def run(options: ReportOptions) -> None:
     runs = [read_run(Path(directory)) for directory in options.runs]
     target = Path(options.output_dir) if options.output_dir else None
-    if len(runs) == 1:
+    if len(runs) == 1 and alignment_report.is_alignment_run(runs[0].directory):
+        path = alignment_report.write_report(runs[0].directory, target)
+    elif len(runs) == 1:
         path = write_report(runs[0].directory, target)
     else:
         path = write_comparison(runs, target or Path(COMPARISON))

@@ -1,0 +1,168 @@
+"""The tables that the alignment commands train on, in trl's conversational formats.
+
+    stdlib, stdlib:400     questions about the standard library, about all objects or as many; nothing is downloaded
+    a path                 a file, a directory or a glob of .jsonl .json .parquet, also compressed
+    anything else          the id of a dataset on the Hub, `name` or `name:configuration`
+
+A source without a validation or a test split gives five per cent of its training rows to each, those with the same
+first question together, by a hash that neither seed nor order changes.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import datasets
+
+from ..data.corpus import STDLIB
+from ..options.base import UserError, one_line
+from .checks import checked, first_question
+from .conversations import assistant, conversations
+from .drawing import draw
+from .preferences import KINDS, pairs, preference
+from .questions import SPLITS, Question, questions
+from .rows import Row, open_tables
+
+HELD_OUT_SHARE = 0.05
+# Of the invented names, how many the demonstrations answer with an abstention: to abstain is what preferences teach.
+SFT_INVENTED_SHARE = 0.15
+
+
+def sft_dataset(
+    source: str = STDLIB,
+    split: str = "train",
+    seed: int = 0,
+    limit: int | None = None,
+    invented_share: float = SFT_INVENTED_SHARE,
+) -> datasets.Dataset:
+    """`messages` that end with the assistant; of files that have `prompt` and `completion`, these two.
+
+    Args:
+        source: see the module.
+        split: train, validation or test; of `stdlib` also rephrased.
+        seed: of the order and the styles of `stdlib`; files keep their order.
+        limit: the first so many rows.
+        invented_share: of the invented names of `stdlib`, those that are asked for.
+
+    Raises:
+        UserError: in one line, a source, a split, a row or a field that is wrong.
+    """
+    if (size := _size_of(source)) is None:
+        return _from_tables(source, split, "sft", limit)
+    asked = questions(split, seed, size or None, invented_share)
+    rows = (
+        {"messages": [*prompt, assistant(question.answer)], **_about(question, style)}
+        for question, style, prompt in conversations(asked, split, seed)
+    )
+    return _table(rows, source, split, limit)
+
+
+def preference_dataset(
+    source: str = STDLIB,
+    split: str = "train",
+    seed: int = 0,
+    limit: int | None = None,
+    kinds: tuple[str, ...] = KINDS,
+) -> datasets.Dataset:
+    """`prompt`, `chosen`, `rejected`; of `stdlib` also `kind`, one of `kinds`. Arguments as of `sft_dataset`."""
+    if unknown := set(kinds) - set(KINDS):
+        raise ValueError(f"kinds={sorted(unknown)}; use {', '.join(KINDS)}")
+    if (size := _size_of(source)) is None:
+        return _from_tables(source, split, "preference", limit)
+    asked = conversations(questions(split, seed, size or None), split, seed)
+    rows = (
+        preference(prompt, pair) | {"name": question.name, "style": style}
+        for question, style, prompt in asked
+        for pair in pairs(question, seed)
+        if pair.kind in kinds
+    )
+    return _table(rows, source, split, limit)
+
+
+def prompt_dataset(
+    source: str = STDLIB, split: str = "train", seed: int = 0, limit: int | None = None
+) -> datasets.Dataset:
+    """`prompt`, and of `stdlib` the `reference` and `is_real` that the judge reads. Arguments as of `sft_dataset`."""
+    if (size := _size_of(source)) is None:
+        return _from_tables(source, split, "prompt", limit)
+    rows = (
+        {"prompt": prompt, "reference": question.answer, "is_real": question.is_real, **_about(question, style)}
+        for question, style, prompt in conversations(questions(split, seed, size or None), split, seed)
+    )
+    return _table(rows, source, split, limit)
+
+
+def unpaired_dataset(
+    source: str = STDLIB,
+    split: str = "train",
+    seed: int = 0,
+    limit: int | None = None,
+    kinds: tuple[str, ...] = KINDS,
+) -> datasets.Dataset:
+    """`prompt`, `completion`, `label`: a good and a bad row for each preference. Arguments as of `sft_dataset`."""
+    if _size_of(source) is None:
+        return _from_tables(source, split, "unpaired", limit)
+    paired = preference_dataset(source, split, seed, limit and (limit + 1) // 2, kinds)
+    rows = (row for pair in paired.to_list() for row in checked(pair, "unpaired", source))
+    return _table(rows, source, split, limit)
+
+
+def _about(question: Question, style: str) -> dict:
+    return {"name": question.name, "kind": question.kind, "style": style}
+
+
+def _size_of(source: str) -> int | None:
+    """How many objects `stdlib:N` asks for, 0 for all of them; None for another source."""
+    name, colon, size = source.partition(":")
+    if name != STDLIB:
+        return None
+    if colon and not (size.isdecimal() and int(size)):
+        raise UserError(f"--dataset {source}: after {STDLIB}: comes the number of objects, as in {STDLIB}:400")
+    return int(size or 0)
+
+
+def _from_tables(source: str, split: str, kind: str, limit: int | None) -> datasets.Dataset:
+    if split not in SPLITS[:3]:
+        raise UserError(f"--dataset {source}: has no split {split!r}; use {', '.join(SPLITS[:3])}")
+    tables = open_tables(source)
+    if split in tables and split != "train":
+        return _table(_checked(tables[split](), kind), source, split, limit)
+    if "train" not in tables:
+        raise UserError(f"--dataset {source}: its splits are {', '.join(tables)}; {split} needs a train split")
+    missing = [name for name in ("validation", "test") if name not in tables]
+    rows = _divided(list(_checked(tables["train"](), kind)), missing, split)
+    return _table(rows, source, split, limit)
+
+
+def _checked(rows: Iterable[Row], kind: str) -> Iterator[dict]:
+    return (row for where, values in rows for row in checked(values, kind, where))
+
+
+def _divided(rows: list[dict], missing: list[str], split: str) -> list[dict]:
+    """The rows of the split, when those that are `missing` are taken from training."""
+    sides = dict.fromkeys(map(first_question, rows), "train")
+    draws = sorted((draw("held out", question), question) for question in sides)
+    for i, name in enumerate(missing):
+        begin, end = i * HELD_OUT_SHARE, (i + 1) * HELD_OUT_SHARE
+        inside = [question for position, question in draws if begin <= position < end]
+        # Few rows: one each, while something is left to train on.
+        left = [question for _, question in draws if sides[question] == "train"]
+        for question in inside or (left[-1:] if len(left) > 1 else []):
+            sides[question] = name
+    return [row for row in rows if sides[first_question(row)] == split]
+
+
+def _table(rows: Iterable[dict], source: str, split: str, limit: int | None) -> datasets.Dataset:
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit={limit}; it must be above 0, or None for every row")
+    kept = []
+    for row in rows:
+        kept.append(row)
+        if len(kept) == limit:
+            break
+    if not kept:
+        raise UserError(f"--dataset {source}: no row in its {split} split; give more rows or another split")
+    columns = dict.fromkeys(name for row in kept for name in row)
+    # Mixed types stay as they are: a tool call's arguments do not get those of all others, empty.
+    try:
+        return datasets.Dataset.from_dict({c: [r.get(c) for r in kept] for c in columns}, on_mixed_types="use_json")
+    except (ValueError, TypeError) as error:  # pyarrow's are of these
+        raise UserError(f"--dataset {source}: the rows do not make one table ({one_line(error, 200)})") from error

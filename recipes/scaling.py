@@ -1,0 +1,236 @@
+"""Scaling laws: train small models, predict a larger one, train that too, and compare.
+
+The prediction is written to `prediction.json`, with the time, before the first step of the larger model. The directory
+holds a run directory for every model (`runs/`), the tokenizer of all, `scaling.md`, `scaling.png` and `results.json`.
+"""
+
+import json
+import os
+import shutil
+import sys
+from contextlib import redirect_stdout
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from . import pretrain
+from . import tokenizer as tokenizer_command
+from .cli import run_command
+from .options.base import RESOLVED, UserError, save_resolved
+from .options.scaling import LAWS as CHOICES
+from .options.scaling import PARAMETER_COUNTS, ScalingOptions
+from .options.tokenizer import TokenizerOptions
+from .scaling_laws.fitting import check_enough, fit
+from .scaling_laws.forms import LAWS, compute_optimal
+from .scaling_laws.ladder import Ladder, Rung, plan, run_options
+from .scaling_laws.report import table, write_report
+from .scaling_laws.running import estimated_seconds, processes, result, train_all
+from .training.setup import load_tokenizer
+
+PREDICTION, RESULTS, PLAN = "prediction.json", "results.json", "plan.json"
+FREE_ON_RESUME = {"output_dir", "overwrite_output_dir", "resume", "num_proc", "json", "data_cache"}
+
+
+def run(options: ScalingOptions) -> None:
+    started = datetime.now(UTC)
+    directory = Path(options.output_dir)
+    is_new = open_directory(options)
+    try:
+        source = options.tokenizer or train_tokenizer(options, directory)
+        ladder = planned(options, load_tokenizer(source), directory)
+    except UserError:
+        if is_new:
+            shutil.rmtree(directory)
+        raise
+    runs = directory / "runs"
+    runs.mkdir(exist_ok=True)
+    describe(ladder)
+
+    def make(rung: Rung):
+        return run_options(options, rung, source, runs / rung.name)
+
+    train_all(ladder.fitted, make, runs, processes(options), "ladder")
+    fits = fit_all(options, ladder, runs)
+    prediction = predict(options, ladder, fits, directory / PREDICTION)
+    say(f"predicted: {prediction['loss']:.3f} nats/token, in {directory / PREDICTION}; training {ladder.held_out.size}")
+    if result(runs, ladder.held_out) is None:
+        pretrain.run(make(ladder.held_out))
+    seconds = (datetime.now(UTC) - started).total_seconds()
+    results = compare(options, ladder, fits, prediction, runs) | {"seconds": seconds}
+    replace(directory / RESULTS, results)
+    write_report(results, fits[options.law, options.parameter_count], directory)
+    print(json.dumps(results) if options.json else f"{table(results)}\n\nreport: {directory / 'scaling.md'}")
+
+
+def open_directory(options: ScalingOptions) -> bool:
+    """Make the directory of the ladder, or find it; returns whether it is a new one.
+
+    Raises:
+        UserError: it holds something else, or a ladder that is neither to be resumed nor to be overwritten, or one with
+            other options than the one that is to be resumed.
+    """
+    directory = Path(options.output_dir)
+    resolved = directory / RESOLVED
+    if directory.exists() and not directory.is_dir():
+        raise UserError(f"--output_dir {directory} is a file; name a directory")
+    if directory.exists() and any(directory.iterdir()):
+        if not resolved.exists() or not resolved.read_text(encoding="utf-8").startswith("# rhapsode scaling "):
+            raise UserError(f"--output_dir {directory} holds files that are not a ladder's; name another directory")
+        if options.resume:
+            check_same_options(resolved, options)
+        elif options.overwrite_output_dir:
+            shutil.rmtree(directory)
+        else:
+            raise UserError(
+                f"--output_dir {directory} holds a ladder; --resume goes on with it, --overwrite_output_dir deletes it"
+            )
+    is_new = not directory.exists()
+    directory.mkdir(parents=True, exist_ok=True)
+    save_resolved(options, resolved, "scaling")
+    return is_new
+
+
+def check_same_options(resolved: Path, options: ScalingOptions) -> None:
+    try:
+        before = dict(yaml.safe_load(resolved.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, ValueError, TypeError) as error:
+        raise UserError(f"{resolved} is damaged; write the ladder's options there again to resume") from error
+    for name, value in vars(options).items():
+        if name not in FREE_ON_RESUME and before.get(name) != value:
+            raise UserError(
+                f"--resume with {name}={value!r}, but the ladder in {resolved.parent} has {name}={before.get(name)!r}; "
+                f"give the same, or start a new ladder"
+            )
+
+
+def train_tokenizer(options: ScalingOptions, directory: Path) -> str:
+    """One tokenizer for all: losses per token of different vocabularies cannot be compared."""
+    target = directory / "tokenizer"
+    if not target.exists():
+        given = {"dataset": options.dataset, "text_column": options.text_column, "vocab_size": options.vocab_size}
+        with redirect_stdout(sys.stderr):
+            tokenizer_command.run(TokenizerOptions(output_dir=str(target), seed=options.seed, **given))
+    return str(target)
+
+
+def planned(options: ScalingOptions, tokenizer, directory: Path) -> Ladder:
+    """The ladder, shortened to `--max_minutes`; a resumed one keeps the lengths that were measured at first.
+
+    Raises:
+        UserError: the ladder has too few runs for the laws.
+    """
+    ladder, path = plan(options, tokenizer), directory / PLAN
+    for law in LAWS.values():
+        if law.name in CHOICES:
+            check_enough(law, [r.parameters for r in ladder.fitted], [r.tokens for r in ladder.fitted])
+    if options.max_minutes is None:
+        return ladder
+    if not path.exists():
+        seconds = estimated_seconds(options, ladder, tokenizer, processes(options))
+        scale = min(1.0, 60 * options.max_minutes / seconds)
+        say(f"steps of all runs: about {seconds / 60:.1f} minutes; budgets times {scale:.2f}")
+        replace(path, {"estimated_seconds": seconds, "scale": scale})
+    return plan(options, tokenizer, json.loads(path.read_text(encoding="utf-8"))["scale"])
+
+
+def describe(ladder: Ladder) -> None:
+    sizes = {r.size: r for r in ladder.fitted}
+    listed = ", ".join(f"{r.size} ({r.parameters:,})" for r in sizes.values())
+    h = ladder.held_out
+    say(
+        f"{len(ladder.fitted)} runs of {listed} parameters; held out: {h.size} ({h.parameters:,}) on {h.tokens:,} "
+        f"tokens; {sum(r.flops for r in ladder.fitted) / 1e12:.1f} + {h.flops / 1e12:.1f} TFLOP"
+    )
+
+
+def count(rung: Rung, kind: str) -> int:
+    return rung.parameters if kind == "all" else rung.non_embedding
+
+
+def fit_all(options: ScalingOptions, ladder: Ladder, runs: Path) -> dict:
+    """Every law over each count of parameters."""
+    D = [r.tokens for r in ladder.fitted]
+    loss = [result(runs, r)["eval_loss"] for r in ladder.fitted]
+    return {
+        (law.name, kind): fit(law, [count(r, kind) for r in ladder.fitted], D, loss, options.bootstrap_samples)
+        for law in LAWS.values()
+        for kind in PARAMETER_COUNTS
+    }
+
+
+def predict(options: ScalingOptions, ladder: Ladder, fits: dict, path: Path) -> dict:
+    """Write down the losses that the laws expect of the larger model; what was written once stays."""
+    if path.exists():
+        return json.loads(path.read_text(encoding="utf-8"))
+    held_out = ladder.held_out
+    predictions = []
+    for (law, kind), fitted in fits.items():
+        N, D = count(held_out, kind), held_out.tokens
+        low, high = fitted.interval(N, D, options.confidence)
+        predictions.append({"law": law, "N": kind, "loss": float(fitted.predict(N, D)), "low": low, "high": high})
+    chosen = next(p for p in predictions if (p["law"], p["N"]) == (options.law, options.parameter_count))
+    written = {"written": datetime.now(UTC).isoformat(timespec="seconds"), "size": held_out.size} | chosen
+    replace(path, written | {"tokens": held_out.tokens, "all": predictions})
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def compare(options: ScalingOptions, ladder: Ladder, fits: dict, prediction: dict, runs: Path) -> dict:
+    """results.json: the runs, the coefficients, the predictions and what came true of them."""
+    measured = result(runs, ladder.held_out)["eval_loss"]
+    rows = [summary(runs, r) for r in ladder.fitted]
+    chance = [np.log(result(runs, r)["eval_loss"]) for r in ladder.repeated]
+    coefficients = {k: c["value"] for k, c in fits["chinchilla", "all"].coefficients().items()}
+    optimal = compute_optimal(coefficients, 6 * ladder.held_out.parameters * ladder.held_out.tokens)
+    return {
+        "runs": rows,
+        "held_out": summary(runs, ladder.held_out),
+        "prediction": prediction,
+        "error": prediction["loss"] / measured - 1,
+        "inside_interval": prediction["low"] <= measured <= prediction["high"],
+        "errors": [p | {"error": p["loss"] / measured - 1} for p in prediction["all"]],
+        "parameter_ratio": ladder.held_out.parameters / max(r.parameters for r in ladder.fitted),
+        "non_embedding_ratio": ladder.held_out.non_embedding / max(r.non_embedding for r in ladder.fitted),
+        "noise_between_seeds": float(np.std(chance, ddof=1)) if len(chance) > 1 else None,
+        "confidence": options.confidence,
+        "compute_optimal": optimal,
+        "fits": [
+            {"law": law, "N": kind, "formula": f.law.formula, "noise": f.noise}
+            | {"coefficients": f.coefficients(options.confidence)}
+            for (law, kind), f in fits.items()
+        ],
+    }
+
+
+def summary(runs: Path, rung: Rung) -> dict:
+    measured = result(runs, rung)
+    return {
+        "size": rung.size,
+        "seed": rung.seed,
+        "parameters": rung.parameters,
+        "non_embedding": rung.non_embedding,
+        "tokens": rung.tokens,
+        "flops": rung.flops,
+        "loss": measured["eval_loss"],
+        "bits_per_byte": measured["eval_bits_per_byte"],
+        "seconds": measured["seconds"],
+    }
+
+
+def replace(path: Path, content: dict) -> None:
+    """Whole or not at all, and on the disk before anything else happens."""
+    temporary = path.with_name(f".unfinished-{path.name}")
+    with temporary.open("w", encoding="utf-8") as stream:
+        stream.write(json.dumps(content, indent=1))
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command("scaling", sys.argv[1:]))
