@@ -44,7 +44,7 @@ class ScalingOptions:
     # The fit
     law: str = option("chinchilla", "which law's prediction counts; the others are reported", LAWS)
     parameter_count: str = option("all", "what N counts; the other is reported", PARAMETER_COUNTS)
-    bootstrap_samples: int = option(300, "refits for the intervals")
+    bootstrap_samples: int = option(200, "refits for the intervals")
     confidence: float = option(0.95, "of the intervals")
     # The command
     output_dir: str = option("runs/scaling", "directory of the ladder")

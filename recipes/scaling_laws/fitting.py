@@ -67,7 +67,7 @@ class Fit:
         return self.law.log_loss(theta, *np.broadcast_arrays(n, d))[0]
 
 
-def fit(law, N, D, loss, bootstrap_samples: int = 300, seed: int = 0) -> Fit:
+def fit(law, N, D, loss, bootstrap_samples: int = 200, seed: int = 0) -> Fit:
     """The law that fits runs of N parameters and D tokens best; `kaplan_n` takes those of the largest D.
 
     Raises:

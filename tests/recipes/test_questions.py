@@ -100,6 +100,7 @@ def test_the_seed_gives_the_order(seed):
     assert questions("test", seed, 300) != questions("test", seed + 1, 300)
 
 
+@pytest.mark.slow
 def test_another_process_asks_the_same_and_imports_nothing(seed):
     """Hashes of texts and the order of sets differ between processes; questions must not."""
     program = (

@@ -172,7 +172,7 @@ def test_bad_input_is_one_line(make_run, tmp_path):
     with pytest.raises(UserError, match="holds no run"):
         command.run(ReportOptions(runs=[str(tmp_path)]))
     with pytest.raises(UserError, match="name at least one"):
-        ReportOptions()
+        ReportOptions(runs=[])
     with pytest.raises(UserError, match="x is named twice"):
         ReportOptions(runs=["x", "y", "x"])
     directory = make_run("damaged")

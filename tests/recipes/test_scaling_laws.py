@@ -98,6 +98,7 @@ def coverage(name, confidence, fits, bootstrap_samples, seed):
     return held / fits
 
 
+@pytest.mark.slow
 def test_intervals_cover(seed):
     """Of 90% intervals from four runs, with two degrees of freedom, about 90% hold; those of a normal hold 76%."""
     fits = 100

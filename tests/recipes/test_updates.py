@@ -147,6 +147,7 @@ def two_processes(tmp_path_factory) -> tuple[dict, dict]:
     return tuple(json.loads(path.with_name(f"answer{rank}").read_text()) for rank in (0, 1))
 
 
+@pytest.mark.slow
 def test_sharded_weights_have_the_norm_of_the_whole(two_processes):
     """FSDP2: each process sees half of the rows, and every process gives the same figures as without sharding."""
     for answers in two_processes:
@@ -155,12 +156,14 @@ def test_sharded_weights_have_the_norm_of_the_whole(two_processes):
         assert answers["whole"]["update_norm"] > 0
 
 
+@pytest.mark.slow
 def test_the_peak_is_the_sum_of_what_the_processes_measure_together(two_processes):
     for answers in two_processes:
         speed, kind = answers["peak"]
         assert kind == "measured" and speed == pytest.approx(4e12, rel=ROUNDING)
 
 
+@pytest.mark.slow
 def test_energy_is_summed_over_processes(two_processes):
     assert all(answers["energy"]["energy_kwh"] == 3.0 for answers in two_processes)
     assert all(answers["energy"]["gpu_energy_kind"] == "measured" for answers in two_processes)
