@@ -3,9 +3,9 @@
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, wait
-from contextlib import redirect_stderr
+from contextlib import contextmanager, redirect_stderr
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -52,11 +52,21 @@ def train_all(
 
         show()
         alone = jobs if count == 1 else jobs[-1:]  # the shortest leaves the tokenized data where the others find them
-        for job in alone:
-            _train(*job)
-            show()
+        with _threads_for(count):
+            for job in alone:
+                _train(*job)
+                show()
         if len(jobs) > len(alone):
             _train_together(jobs[:-1], count, show)
+
+
+@contextmanager
+def _threads_for(count: int) -> Iterator[None]:
+    """The share of one of `count` runs: two threads on a matrix of 16 x 48 wait for each other more than they work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // count))
+    yield
+    torch.set_num_threads(threads)
 
 
 def _train_together(jobs: list[tuple[PretrainOptions, Path]], count: int, show: Callable[[], None]) -> None:
