@@ -26,6 +26,7 @@ COMMANDS = {
     "reward": Command("train a reward model on pairs of answers", "RewardOptions"),
     "dpo": Command("prefer the better of two answers, without a reward model", "DpoOptions"),
     "kto": Command("learn from single answers marked good or bad", "KtoOptions"),
+    "ppo": Command("learn from a reward model, with a penalty for going far", "PpoOptions"),
     "scaling": Command("fit scaling laws on a ladder of sizes, and predict a larger model", "ScalingOptions"),
     "compare": Command("architectures side by side, at equal data and at equal time", "CompareOptions"),
     "evaluate": Command("perplexity and bits per byte on held-out text", "EvaluateOptions"),
@@ -36,6 +37,8 @@ COMMANDS = {
     "presets": Command("print the named designs and what they cost", "PresetsOptions"),
     "demo": Command("all of it on the standard library, offline", "DemoOptions"),
 }
+
+EXTRAS = {"trl": "align", "peft": "align"}  # what not all commands need, and the extra that brings it
 
 
 def run_command(name: str, arguments: list[str]) -> int:
@@ -56,6 +59,12 @@ def run_command(name: str, arguments: list[str]) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to print goes nowhere
             return 0
         print(f"rhapsode {name}: {one_line(error)}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRAS:
+            raise
+        extra = EXTRAS[error.name]
+        print(f"rhapsode {name}: needs {error.name}; pip install 'rhapsode[{extra}]'", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"rhapsode {name}: stopped", file=sys.stderr)

@@ -85,7 +85,7 @@ def run(options: PretrainOptions) -> None:
         return
     current = prepare(options)
     sums = fit(current) if hasattr(current.model, "fit") else train_and_watch(current)
-    score = evaluate(current, stride=max(1, current.length // 2))
+    score = evaluate(current, options.final_eval_tokens, stride=max(1, current.length // 2))
     report = outcome.write(current, score, sums)
     say(current, f"validation: {score.loss:.3f} nats/token, {score.bits_per_byte:.3f} bits/byte; report: {report}")
 

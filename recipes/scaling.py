@@ -13,12 +13,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from . import pretrain
 from . import tokenizer as tokenizer_command
 from .cli import run_command
 from .options.base import RESOLVED, UserError, save_resolved
+from .options.output import check_output
 from .options.scaling import LAWS as CHOICES
 from .options.scaling import PARAMETER_COUNTS, ScalingOptions
 from .options.tokenizer import TokenizerOptions
@@ -30,7 +30,7 @@ from .scaling_laws.running import estimated_seconds, processes, result, train_al
 from .training.setup import load_tokenizer
 
 PREDICTION, RESULTS, PLAN = "prediction.json", "results.json", "plan.json"
-FREE_ON_RESUME = {"output_dir", "overwrite_output_dir", "resume", "num_proc", "json", "data_cache"}
+FREE_ON_RESUME = {"num_proc", "json", "data_cache"}
 
 
 def run(options: ScalingOptions) -> None:
@@ -68,41 +68,15 @@ def open_directory(options: ScalingOptions) -> bool:
     """Make the directory of the ladder, or find it; returns whether it is a new one.
 
     Raises:
-        UserError: it holds something else, or a ladder that is neither to be resumed nor to be overwritten, or one with
-            other options than the one that is to be resumed.
+        UserError: as of `check_output`.
     """
-    directory = Path(options.output_dir)
-    resolved = directory / RESOLVED
-    if directory.exists() and not directory.is_dir():
-        raise UserError(f"--output_dir {directory} is a file; name a directory")
-    if directory.exists() and any(directory.iterdir()):
-        if not resolved.exists() or not resolved.read_text(encoding="utf-8").startswith("# rhapsode scaling "):
-            raise UserError(f"--output_dir {directory} holds files that are not a ladder's; name another directory")
-        if options.resume:
-            check_same_options(resolved, options)
-        elif options.overwrite_output_dir:
-            shutil.rmtree(directory)
-        else:
-            raise UserError(
-                f"--output_dir {directory} holds a ladder; --resume goes on with it, --overwrite_output_dir deletes it"
-            )
+    directory = check_output(options, "scaling", FREE_ON_RESUME)
+    if options.overwrite_output_dir and not options.resume and directory.exists():
+        shutil.rmtree(directory)
     is_new = not directory.exists()
     directory.mkdir(parents=True, exist_ok=True)
-    save_resolved(options, resolved, "scaling")
+    save_resolved(options, directory / RESOLVED, "scaling")
     return is_new
-
-
-def check_same_options(resolved: Path, options: ScalingOptions) -> None:
-    try:
-        before = dict(yaml.safe_load(resolved.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, ValueError, TypeError) as error:
-        raise UserError(f"{resolved} is damaged; write the ladder's options there again to resume") from error
-    for name, value in vars(options).items():
-        if name not in FREE_ON_RESUME and before.get(name) != value:
-            raise UserError(
-                f"--resume with {name}={value!r}, but the ladder in {resolved.parent} has {name}={before.get(name)!r}; "
-                f"give the same, or start a new ladder"
-            )
 
 
 def train_tokenizer(options: ScalingOptions, directory: Path) -> str:

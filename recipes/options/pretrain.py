@@ -88,7 +88,8 @@ class PretrainOptions:
     run_name: str | None = option(None, "name of the run for trackers; none is that of the output directory")
     track_energy: bool = option(True, "energy by codecarbon, where that is installed")
     eval_steps: int | None = option(None, "steps between evaluations; none is about ten in a run")
-    max_eval_tokens: int = option(50_000, "validation tokens of the evaluations on the way; the last one takes all")
+    max_eval_tokens: int = option(50_000, "validation tokens of the evaluations on the way")
+    final_eval_tokens: int | None = option(None, "validation tokens of the last evaluation; none is all")
     sample_tokens: int = option(64, "length of the samples in the report, in tokens")
     # Keeping
     save_steps: int | None = option(None, "steps between checkpoints; none is about five in a run")
@@ -101,7 +102,8 @@ class PretrainOptions:
     def __post_init__(self):
         positive = ("num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "logging_steps")
         positive += ("max_steps", "max_seconds", "max_length", "eval_steps", "save_steps", "save_total_limit")
-        positive += ("max_eval_tokens", "vocab_size", "num_proc", "num_processes", "save_minutes", "milestone_steps")
+        positive += ("max_eval_tokens", "final_eval_tokens", "vocab_size", "num_proc", "num_processes")
+        positive += ("save_minutes", "milestone_steps")
         for name in positive:
             value = getattr(self, name)
             if value is not None and not value > 0:

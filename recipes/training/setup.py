@@ -32,7 +32,7 @@ from .schedule import BatchSchedule
 CHECKPOINTS = "checkpoints"
 # What a resumed run may have otherwise than the run it continues: nothing here changes a weight.
 FREE_ON_RESUME = {
-    *("max_seconds", "logging_steps", "eval_steps", "max_eval_tokens"),
+    *("max_seconds", "logging_steps", "eval_steps", "max_eval_tokens", "final_eval_tokens"),
     *("sample_tokens", "save_steps", "save_minutes", "save_total_limit", "metric_for_best_model", "milestone_steps"),
     *("tokenizer", "num_proc", "data_cache", "report_to", "run_name", "track_energy", "max_skipped_steps"),
     # The batch as a whole stays, see `check_shares`.

@@ -184,6 +184,17 @@ def test_max_seconds_ends_with_a_decayed_rate(options, tmp_path):
     assert rows[-1]["learning_rate"] < 0.2 * max(row["learning_rate"] for row in rows)
 
 
+def test_the_last_evaluation_takes_all_or_as_much_as_it_may(options, tmp_path):
+    found = {}
+    for limit in (None, 300):
+        pretrain.run(options(max_steps=1, final_eval_tokens=limit, output_dir=str(tmp_path / str(limit))))
+        found[limit] = json.loads((tmp_path / str(limit) / "results.json").read_text())
+    whole, part = found[None], found[300]
+    assert 300 <= part["eval_tokens"] < 300 + 64 < whole["eval_tokens"]  # a window more at most
+    bytes_per_token = whole["eval_bytes"] / whole["eval_tokens"]
+    assert part["eval_bytes"] / part["eval_tokens"] == pytest.approx(bytes_per_token, rel=0.5)
+
+
 def test_going_on_from_a_model(options, tmp_path):
     """`--model` starts where the other run ended, not from nothing."""
     pretrain.run(options(max_steps=30, learning_rate=5e-3))

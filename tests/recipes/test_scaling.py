@@ -137,7 +137,7 @@ def test_a_ladder_is_not_mixed_or_overwritten(options, lawful, tmp_path):
     scaling.run(options())
     with pytest.raises(UserError, match="--resume goes on with it"):
         scaling.run(options())
-    with pytest.raises(UserError, match=r"learning_rate=0\.5, but the ladder"):
+    with pytest.raises(UserError, match=r"learning_rate=0\.5, but the run"):
         scaling.run(options(resume=True, learning_rate=0.5))
     lawful.clear()
     scaling.run(options(overwrite_output_dir=True))
@@ -148,7 +148,7 @@ def test_other_peoples_directories_are_safe(options, tmp_path):
     (tmp_path / "ladder").mkdir()
     (tmp_path / "ladder" / "thesis.tex").write_text("years of work")
     for flags in ({"overwrite_output_dir": True}, {"resume": True}):
-        with pytest.raises(UserError, match="not a ladder's"):
+        with pytest.raises(UserError, match="not a scaling run's"):
             scaling.run(options(**flags))
     assert (tmp_path / "ladder" / "thesis.tex").read_text() == "years of work"
 
