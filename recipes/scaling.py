@@ -5,7 +5,6 @@ holds a run directory for every model (`runs/`), the tokenizer of all, `scaling.
 """
 
 import json
-import os
 import shutil
 import sys
 from contextlib import redirect_stdout
@@ -17,7 +16,7 @@ import numpy as np
 from . import pretrain
 from . import tokenizer as tokenizer_command
 from .cli import run_command
-from .options.base import RESOLVED, UserError, save_resolved
+from .options.base import RESOLVED, UserError, save_resolved, write_whole
 from .options.output import check_output
 from .options.scaling import LAWS as CHOICES
 from .options.scaling import PARAMETER_COUNTS, ScalingOptions
@@ -59,8 +58,8 @@ def run(options: ScalingOptions) -> None:
         pretrain.run(make(ladder.held_out))
     seconds = (datetime.now(UTC) - started).total_seconds()
     results = compare(options, ladder, fits, prediction, runs) | {"seconds": seconds}
-    replace(directory / RESULTS, results)
-    write_report(results, fits[options.law, options.parameter_count], directory)
+    write_whole(directory / RESULTS, json.dumps(results, indent=1))
+    write_report(results, fits[prediction["law"], prediction["N"]], directory)
     print(json.dumps(results) if options.json else f"{table(results)}\n\nreport: {directory / 'scaling.md'}")
 
 
@@ -105,7 +104,7 @@ def planned(options: ScalingOptions, tokenizer, directory: Path) -> Ladder:
         seconds = estimated_seconds(options, ladder, tokenizer, processes(options))
         scale = min(1.0, 60 * options.max_minutes / seconds)
         say(f"steps of all runs: about {seconds / 60:.1f} minutes; budgets times {scale:.2f}")
-        replace(path, {"estimated_seconds": seconds, "scale": scale})
+        write_whole(path, json.dumps({"estimated_seconds": seconds, "scale": scale}))
     return plan(options, tokenizer, json.loads(path.read_text(encoding="utf-8"))["scale"])
 
 
@@ -144,10 +143,20 @@ def predict(options: ScalingOptions, ladder: Ladder, fits: dict, path: Path) -> 
         N, D = count(held_out, kind), held_out.tokens
         low, high = fitted.interval(N, D, options.confidence)
         predictions.append({"law": law, "N": kind, "loss": float(fitted.predict(N, D)), "low": low, "high": high})
-    chosen = next(p for p in predictions if (p["law"], p["N"]) == (options.law, options.parameter_count))
+    law = best_law(fits, options.parameter_count) if options.law == "auto" else options.law
+    chosen = next(p for p in predictions if (p["law"], p["N"]) == (law, options.parameter_count))
     written = {"written": datetime.now(UTC).isoformat(timespec="seconds"), "size": held_out.size} | chosen
-    replace(path, written | {"tokens": held_out.tokens, "all": predictions})
+    write_whole(path, json.dumps(written | {"tokens": held_out.tokens, "all": predictions}, indent=1))
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def best_law(fits: dict, kind: str) -> str:
+    """The law of both N and D that lies closest to the ladder, a coefficient more being a degree of freedom less.
+
+    Small models are far from the loss that no model goes below. Where the runs do not show it, the form that spends a
+    coefficient on it fits no better and extrapolates worse.
+    """
+    return min((name for name in CHOICES if name in LAWS), key=lambda name: fits[name, kind].noise)
 
 
 def compare(options: ScalingOptions, ladder: Ladder, fits: dict, prediction: dict, runs: Path) -> dict:
@@ -190,16 +199,6 @@ def summary(runs: Path, rung: Rung) -> dict:
         "bits_per_byte": measured["eval_bits_per_byte"],
         "seconds": measured["seconds"],
     }
-
-
-def replace(path: Path, content: dict) -> None:
-    """Whole or not at all, and on the disk before anything else happens."""
-    temporary = path.with_name(f".unfinished-{path.name}")
-    with temporary.open("w", encoding="utf-8") as stream:
-        stream.write(json.dumps(content, indent=1))
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
 
 
 def say(text: str) -> None:

@@ -128,18 +128,6 @@ def _exp(x: float) -> float:
 LAWS = {law.name: law for law in (Chinchilla(), Kaplan(), KaplanN())}
 
 
-def _term(size: float, exponent: float) -> tuple[float, float]:
-    return float(np.log(size)), float(np.log(exponent))
-
-
-def _exp(x: float) -> float:
-    """Without overflow: the end of an interval of Nc can lie beyond all numbers."""
-    return float(np.exp(min(x, 700.0)))
-
-
-LAWS = {law.name: law for law in (Chinchilla(), Kaplan(), KaplanN())}
-
-
 def compute_optimal(coefficients: dict[str, float], flops: float) -> tuple[float, float] | None:
     """(N, D) of the least loss by the Chinchilla form at C = 6 N D: equation 4 of Hoffmann et al.
 
@@ -152,15 +140,3 @@ def compute_optimal(coefficients: dict[str, float], flops: float) -> tuple[float
     if not 0 <= log_n <= np.log(flops / 6):  # less than one parameter, or less than one token
         return None
     return float(np.exp(log_n)), float(flops / 6 / np.exp(log_n))
-
-
-def _term(size: float, exponent: float) -> tuple[float, float]:
-    return float(np.log(size)), float(np.log(exponent))
-
-
-def _exp(x: float) -> float:
-    """Without overflow: the end of an interval of Nc can lie beyond all numbers."""
-    return float(np.exp(min(x, 700.0)))
-
-
-LAWS = {law.name: law for law in (Chinchilla(), Kaplan(), KaplanN())}

@@ -21,6 +21,7 @@ from ..training.setup import new_model
 HEAD_SIZE = 8  # small, so that small widths have several heads
 FFN_MULTIPLE = 16
 WIDEST = 8192
+EVALUATED = 65_536  # tokens of each run's final loss: the same windows for all; on all text, a third of a short run
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,7 @@ def run_options(options: ScalingOptions, rung: Rung, tokenizer: Path | str, dire
         max_steps=rung.steps,
         seed=rung.seed,
         eval_steps=rung.steps,
+        final_eval_tokens=EVALUATED,
         save_steps=max(1, rung.steps // 2),
         save_total_limit=1,
         logging_steps=max(1, rung.steps // 50),
