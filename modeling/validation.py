@@ -74,7 +74,7 @@ def _problems(c):
 
 def _rope_problems(c):
     C, rope = c.head_dim, c.rope_parameters
-    if "rope_type" not in rope:
+    if any(isinstance(value, dict) for value in rope.values()):
         yield f"rope_parameters={rope} has a set per layer type; give one for all layers: rope_type, rope_theta, ..."
     check_choice("rope_type in rope_parameters", rope["rope_type"], ("default", *ROPE_INIT_FUNCTIONS))
     for key in ROPE_NEEDS.get(rope["rope_type"], ()):
