@@ -95,24 +95,12 @@ class FeedForwardConfig(_BaselineConfig):
             raise ValueError(f"num_hidden_layers={self.num_hidden_layers}: this model has 1 hidden layer; set 1")
 
 
-class _RecurrentConfig(_BaselineConfig):
-    above_zero: ClassVar = ("vocab_size", "hidden_size", "embedding_size", "num_hidden_layers")
-
-    def __post_init__(self, **kwargs):
-        if self.embedding_size is None:
-            self.embedding_size = self.hidden_size
-        super().__post_init__(**kwargs)
-
-    @property
-    def head_size(self) -> int:
-        return self.hidden_size
-
-
 @strict
-class RNNConfig(_RecurrentConfig):
+class RNNConfig(_BaselineConfig):
     """Elman's simple recurrent network."""
 
     model_type = "rhapsode_rnn"
+    above_zero: ClassVar = ("vocab_size", "hidden_size", "embedding_size", "num_hidden_layers")
 
     vocab_size: int = 8192
     hidden_size: int = 1024
@@ -127,22 +115,21 @@ class RNNConfig(_RecurrentConfig):
     bos_token_id: int | None = 1
     eos_token_id: int | list[int] | None = 2
 
+    def __post_init__(self, **kwargs):
+        if self.embedding_size is None:
+            self.embedding_size = self.hidden_size
+        super().__post_init__(**kwargs)
+
+    @property
+    def head_size(self) -> int:
+        return self.hidden_size
+
 
 @strict
-class LSTMConfig(_RecurrentConfig):
-    """Long short-term memory."""
+class LSTMConfig(RNNConfig):
+    """Long short-term memory: the settings of the simple network, another cell."""
 
     model_type = "rhapsode_lstm"
 
-    vocab_size: int = 8192
     hidden_size: int = 576
     num_hidden_layers: int = 2
-    embedding_size: int | None = None  # None: hidden_size
-    dropout: float | int = 0.0  # on the embeddings, between layers and before the softmax
-    initializer_range: float | int = 0.05
-    tie_word_embeddings: bool = True
-    max_position_embeddings: int | None = None
-    use_cache: bool = True
-    pad_token_id: int | None = None
-    bos_token_id: int | None = 1
-    eos_token_id: int | list[int] | None = 2
