@@ -21,7 +21,7 @@ from .options.output import check_output
 from .options.scaling import LAWS as CHOICES
 from .options.scaling import PARAMETER_COUNTS, ScalingOptions
 from .options.tokenizer import TokenizerOptions
-from .scaling_laws.fitting import check_enough, fit
+from .scaling_laws.fitting import check_enough, error_on_largest, fit
 from .scaling_laws.forms import LAWS, compute_optimal
 from .scaling_laws.ladder import Ladder, Rung, plan, run_options
 from .scaling_laws.report import table, write_report
@@ -95,9 +95,11 @@ def planned(options: ScalingOptions, tokenizer, directory: Path) -> Ladder:
         UserError: the ladder has too few runs for the laws.
     """
     ladder, path = plan(options, tokenizer), directory / PLAN
+    fitted = sorted(ladder.fitted, key=lambda r: r.parameters * r.tokens)
+    fitted = fitted[:-1] if options.law == "auto" else fitted  # the largest run is then foretold
     for law in LAWS.values():
         if law.name in CHOICES:
-            check_enough(law, [r.parameters for r in ladder.fitted], [r.tokens for r in ladder.fitted])
+            check_enough(law, [r.parameters for r in fitted], [r.tokens for r in fitted])
     if options.max_minutes is None:
         return ladder
     if not path.exists():
@@ -124,13 +126,26 @@ def count(rung: Rung, kind: str) -> int:
 
 def fit_all(options: ScalingOptions, ladder: Ladder, runs: Path) -> dict:
     """Every law over each count of parameters."""
-    D = [r.tokens for r in ladder.fitted]
-    loss = [result(runs, r)["eval_loss"] for r in ladder.fitted]
     return {
-        (law.name, kind): fit(law, [count(r, kind) for r in ladder.fitted], D, loss, options.bootstrap_samples)
+        (law.name, kind): fit(law, *observed(ladder, runs, kind), options.bootstrap_samples)
         for law in LAWS.values()
         for kind in PARAMETER_COUNTS
     }
+
+
+def observed(ladder: Ladder, runs: Path, kind: str) -> tuple[list[int], list[int], list[float]]:
+    """N, D and the loss of every run of the fit."""
+    rungs = ladder.fitted
+    losses = [result(runs, r)["eval_loss"] for r in rungs]
+    return [count(r, kind) for r in rungs], [r.tokens for r in rungs], losses
+
+
+def choose_law(options: ScalingOptions, ladder: Ladder, runs: Path) -> dict:
+    """The law whose prediction counts, and how well each would have foretold the ladder's own largest run."""
+    laws = [LAWS[name] for name in CHOICES if name in LAWS]
+    errors = {law.name: error_on_largest(law, *observed(ladder, runs, options.parameter_count)) for law in laws}
+    law = min(errors, key=errors.get) if options.law == "auto" else options.law
+    return {"law": law, "errors_on_largest_of_ladder": errors}
 
 
 def predict(options: ScalingOptions, ladder: Ladder, fits: dict, path: Path) -> dict:
@@ -143,20 +158,11 @@ def predict(options: ScalingOptions, ladder: Ladder, fits: dict, path: Path) -> 
         N, D = count(held_out, kind), held_out.tokens
         low, high = fitted.interval(N, D, options.confidence)
         predictions.append({"law": law, "N": kind, "loss": float(fitted.predict(N, D)), "low": low, "high": high})
-    law = best_law(fits, options.parameter_count) if options.law == "auto" else options.law
-    chosen = next(p for p in predictions if (p["law"], p["N"]) == (law, options.parameter_count))
-    written = {"written": datetime.now(UTC).isoformat(timespec="seconds"), "size": held_out.size} | chosen
+    choice = choose_law(options, ladder, path.parent / "runs")
+    chosen = next(p for p in predictions if (p["law"], p["N"]) == (choice["law"], options.parameter_count))
+    written = {"written": datetime.now(UTC).isoformat(timespec="seconds"), "size": held_out.size} | chosen | choice
     write_whole(path, json.dumps(written | {"tokens": held_out.tokens, "all": predictions}, indent=1))
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def best_law(fits: dict, kind: str) -> str:
-    """The law of both N and D that lies closest to the ladder, a coefficient more being a degree of freedom less.
-
-    Small models are far from the loss that no model goes below. Where the runs do not show it, the form that spends a
-    coefficient on it fits no better and extrapolates worse.
-    """
-    return min((name for name in CHOICES if name in LAWS), key=lambda name: fits[name, kind].noise)
 
 
 def compare(options: ScalingOptions, ladder: Ladder, fits: dict, prediction: dict, runs: Path) -> dict:

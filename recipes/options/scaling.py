@@ -42,7 +42,7 @@ class ScalingOptions:
     bf16: bool | None = option(None, "bfloat16 autocast; none is wherever the hardware has it")
     attn_implementation: str = option("eager", "attention kernel: eager, sdpa, flash_attention_2, ...")
     # The fit
-    law: str = option("auto", "whose prediction counts, the others are reported; auto: that which fits best", LAWS)
+    law: str = option("auto", "whose prediction counts; auto: that which foretells the largest run of the fit", LAWS)
     parameter_count: str = option("all", "what N counts; the other is reported", PARAMETER_COUNTS)
     bootstrap_samples: int = option(200, "refits for the intervals")
     confidence: float = option(0.95, "of the intervals")

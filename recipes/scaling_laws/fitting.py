@@ -91,6 +91,19 @@ def fit(law, N, D, loss, bootstrap_samples: int = 200, seed: int = 0) -> Fit:
     return Fit(law, theta, n0, d0, samples, deviations, residuals, seed)
 
 
+def error_on_largest(law, N, D, loss) -> float:
+    """|log L predicted - log L| of the run of the most parameters times tokens, by the law fitted to all others.
+
+    By this, and not by its residuals, a law is chosen that is to extrapolate. Small models are far from the loss that
+    none goes below; the form that spends a coefficient on it lies as close to the runs and goes astray beyond them.
+    """
+    N, D, loss = (np.asarray(values, float) for values in (N, D, loss))
+    largest = (N * D).argmax()
+    others = [np.delete(values, largest) for values in (N, D, loss)]
+    fitted = fit(law, *others, bootstrap_samples=1)
+    return float(abs(np.log(fitted.predict(N[largest], D[largest]) / loss[largest])))
+
+
 def check_enough(law, N, D) -> None:
     sizes, budgets = law.needs
     runs = len(law.internal) + 1

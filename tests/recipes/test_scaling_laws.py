@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from rhapsode.recipes.options.base import UserError
-from rhapsode.recipes.scaling_laws.fitting import HUBER_DELTA, _objective, fit
+from rhapsode.recipes.scaling_laws.fitting import HUBER_DELTA, _objective, error_on_largest, fit
 from rhapsode.recipes.scaling_laws.forms import LAWS, compute_optimal
 from scipy.optimize import approx_fprime, least_squares, minimize_scalar
 
@@ -51,6 +51,18 @@ def test_exact_losses_give_the_coefficients_back(name):
     for key, value in TRUE[name].items():
         assert np.log(found[key]) == pytest.approx(np.log(value), rel=100 * EXACT, abs=100 * EXACT), key
     assert fitted.predict(*LARGER) == pytest.approx(true_loss(name, *LARGER), rel=EXACT)
+
+
+@pytest.mark.parametrize("name", ["chinchilla", "kaplan"])
+def test_the_largest_run_tells_the_laws_apart(name, seed):
+    """Whichever of the two made the losses foretells the largest of them from the others, and the other does not."""
+    loss = noisy(name, seed, noise=1e-5)
+    errors = {law: error_on_largest(LAWS[law], N, D, loss) for law in ("chinchilla", "kaplan")}
+    assert min(errors, key=errors.get) == name
+    assert errors[name] < 1e-3
+    changed = loss.copy()
+    changed[-1] *= 1.1  # it is the largest; the error is that of this run, and its loss is not in the fit
+    assert error_on_largest(LAWS[name], N, D, changed) == pytest.approx(np.log(1.1), abs=1e-3)
 
 
 @pytest.mark.parametrize("name", LAWS)
