@@ -183,7 +183,9 @@ def write(family: Family, ours: RhapsodeConfig) -> PreTrainedConfig:
     """Our configuration in their fields, unchecked."""
     fields = {name: getattr(ours, mine) for mine, name in family.fields.items()}
     if family.rope != "none":
-        fields["rope_parameters"] = write_rope(ours, family.rope == "partial")
+        fields["rope_parameters"] = rope = write_rope(ours, family.rope == "partial")
+        if family.rope == "partial":  # transformers 5.16 takes its default, whatever the parameters say
+            fields["partial_rotary_factor"] = rope.get("partial_rotary_factor", 1.0)
     if family.head_dim == "field" or (family.head_dim == "optional" and ours.head_dim != _derived_head_dim(ours)):
         fields["head_dim"] = ours.head_dim
     fields |= {name: getattr(ours, name) for name in TOKENS} | family.write(ours)
