@@ -27,10 +27,16 @@ COMMANDS = {
     "dpo": Command("prefer the better of two answers, without a reward model", "DpoOptions"),
     "kto": Command("learn from single answers marked good or bad", "KtoOptions"),
     "ppo": Command("learn from a reward model, with a penalty for going far", "PpoOptions"),
+    "grpo": Command("learn from rewards, by comparing answers to the same prompt", "GrpoOptions"),
+    "rloo": Command("the same, against the mean of the other answers", "RlooOptions"),
+    "distill": Command("a larger teacher into a smaller student", "DistillOptions"),
+    "abstain": Command("find out what a model does not know, and teach it to say so", "AbstainOptions"),
+    "classify": Command("train a classifier of texts", "ClassifyOptions"),
     "scaling": Command("fit scaling laws on a ladder of sizes, and predict a larger model", "ScalingOptions"),
     "compare": Command("architectures side by side, at equal data and at equal time", "CompareOptions"),
     "evaluate": Command("perplexity and bits per byte on held-out text", "EvaluateOptions"),
     "generate": Command("continue a text", "GenerateOptions"),
+    "chat": Command("talk with a model that answers, with tools and documents", "ChatOptions"),
     "convert": Command("open another family's checkpoint, or write one", "ConvertOptions"),
     "export": Command("write a self-contained Hub repository", "ExportOptions"),
     "report": Command("report.md and curves of runs, finished or not, or a comparison", "ReportOptions"),
@@ -38,7 +44,8 @@ COMMANDS = {
     "demo": Command("all of it on the standard library, offline", "DemoOptions"),
 }
 
-EXTRAS = {"trl": "align", "peft": "align"}  # what not all commands need, and the extra that brings it
+# What not all commands need, and the extra that brings it.
+EXTRAS = {"trl": "align", "peft": "align", "sklearn": "align", "bm25s": "chat", "jsonschema": "chat"}
 
 
 def run_command(name: str, arguments: list[str]) -> int:

@@ -10,6 +10,7 @@ from transformers import TextStreamer, set_seed
 from ..tokenization.encoding import encode_prompt
 from .cli import run_command
 from .options.generate import GenerateOptions
+from .options.sampling import SamplingOptions
 from .training.setup import load_model, load_tokenizer
 
 
@@ -37,23 +38,28 @@ SKIP = {"skip_special_tokens": True}
 def _generate(model, tokenizer, options: GenerateOptions, streamer=None) -> tuple[list[str], int]:
     """The continuations, and how many tokens they have together."""
     ids = torch.tensor([encode_prompt(tokenizer, options.prompt)], device=model.device)
-    settings = {"do_sample": options.temperature > 0, "repetition_penalty": options.repetition_penalty}
-    if options.temperature > 0:
-        settings |= {"temperature": options.temperature, "top_k": options.top_k, "top_p": options.top_p}
-        settings |= {"min_p": options.min_p or None, "num_return_sequences": options.num_return_sequences}
     if options.seed is not None:
         set_seed(options.seed)
     out = model.generate(
         ids,
         attention_mask=torch.ones_like(ids),
-        max_new_tokens=options.max_new_tokens,
-        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+        num_return_sequences=options.num_return_sequences if options.temperature > 0 else 1,
         streamer=streamer,
-        **settings,
+        **sampling(options, tokenizer),
     )
     new = out[:, ids.shape[1] :]
     texts = tokenizer.batch_decode(new, **SKIP)
     return texts, int((new != tokenizer.pad_token_id).sum())
+
+
+def sampling(options: SamplingOptions, tokenizer) -> dict:
+    """What transformers' `generate` is told: how many tokens, and how each is drawn."""
+    settings = {"max_new_tokens": options.max_new_tokens, "do_sample": options.temperature > 0}
+    if options.temperature > 0:
+        settings |= {"temperature": options.temperature, "top_k": options.top_k, "top_p": options.top_p}
+        settings |= {"min_p": options.min_p or None}
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    return settings | {"repetition_penalty": options.repetition_penalty, "pad_token_id": pad}
 
 
 def continue_text(model, tokenizer, prompt: str, tokens: int, seed: int = 0, temperature: float = 0.7) -> str:

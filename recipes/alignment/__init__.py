@@ -1,10 +1,12 @@
 """What the alignment commands share. `datasets` and `judge` are the way in; the data in the order of use:
 
-library, recombination      what the standard library documents, and names that it does not have
+library, library_cache      what the standard library documents
+recombination               names that it does not have
 questions, conversations    questions about both, and the chats they are asked in
 preferences                 pairs of a better and a worse answer
 rows, checks                the same from files and the Hub, refused in one line where a row is wrong
 models, adapters, lengths   what is trained, and on how long rows
 directory, training         a run of one of trl's trainers
 answering, evaluation, ranking, outcome, report, curves      what has become of it
+knowledge, knowledge_report     what a model knows, by asking it several times
 """

@@ -24,17 +24,20 @@ def place(model):
     return model.eval().to(PartialState(cpu=on_cpu).device)
 
 
-def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[Messages]) -> list[list[int]]:
-    """Ids up to where the answer begins."""
-    return [encode_conversation(tokenizer, prompt, add_generation_prompt=True)["input_ids"] for prompt in prompts]
+def encode_prompts(
+    tokenizer: PreTrainedTokenizerBase, prompts: list[Messages], tools: list[list | None] | None = None
+) -> list[list[int]]:
+    """Ids up to where the answer begins; `tools` has the schemas of each prompt."""
+    offered = zip(prompts, tools or [None] * len(prompts), strict=True)
+    return [encode_conversation(tokenizer, p, t, add_generation_prompt=True)["input_ids"] for p, t in offered]
 
 
 @torch.no_grad()
 def answer(model, tokenizer, prompts: list[list[int]], max_new_tokens: int, batch_size: int, **sampling):
     """The ids of an answer to each prompt, with the end of the turn where the model came to it; greedy by default."""
     answers = []
-    for batch in _batches(prompts, batch_size):
-        ids, mask = _padded(batch, tokenizer.pad_token_id, model.device, left=True)
+    for batch in batches(prompts, batch_size):
+        ids, mask = padded(batch, tokenizer.pad_token_id, model.device, left=True)
         settings = {"do_sample": False, **sampling}
         out = model.generate(
             ids,
@@ -58,8 +61,8 @@ def divergence(model, reference, tokenizer, prompts: list[list[int]], max_new_to
     set_seed(seed)
     drawn = answer(model, tokenizer, prompts, max_new_tokens, batch_size, do_sample=True, top_k=0)
     sums = []
-    for batch in _batches(list(zip(prompts, drawn, strict=True)), batch_size):
-        ids, mask = _padded([p + a for p, a in batch], tokenizer.pad_token_id, model.device, left=False)
+    for batch in batches(list(zip(prompts, drawn, strict=True)), batch_size):
+        ids, mask = padded([p + a for p, a in batch], tokenizer.pad_token_id, model.device, left=False)
         p, q = (m(ids, attention_mask=mask).logits.float().log_softmax(-1) for m in (model, reference))  # (B, T, V)
         kl = (p.exp() * (p - q)).sum(-1)  # (B, T)
         sums += [row[len(x) - 1 : len(x) + len(y) - 1].sum() for row, (x, y) in zip(kl, batch, strict=True)]
@@ -67,11 +70,11 @@ def divergence(model, reference, tokenizer, prompts: list[list[int]], max_new_to
     return values.mean().item(), (values.std() / len(values) ** 0.5).item() if len(values) > 1 else 0.0
 
 
-def _batches(items: list, size: int) -> Iterator[list]:
+def batches(items: list, size: int) -> Iterator[list]:
     return (items[i : i + size] for i in range(0, len(items), size))
 
 
-def _padded(rows: list[list[int]], pad: int, device, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def padded(rows: list[list[int]], pad: int, device, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """(ids, mask), both (B, T)."""
     width = max(map(len, rows))
     fill = [[pad] * (width - len(row)) for row in rows]

@@ -13,15 +13,31 @@ from ..training.curves import ACCENT, GRID, INK, MANY, MUTED, running_mean
 PANELS = {
     "loss": "loss",
     "mean_token_accuracy": "tokens predicted right",
-    "accuracy": "pairs ranked right",
+    "accuracy": "share right",  # of pairs that are ranked, or of texts that are classified
+    "f1": "F1",
+    "f1_micro": "F1 over all labels",
+    "f1_macro": "F1, mean of the labels",
+    "matthews_correlation": "Matthews' correlation",
+    "pearson": "Pearson's correlation",
+    "spearman": "Spearman's correlation",
     "rewards/accuracies": "pairs ranked right",
     "margin": "margin of the rewards",
     "rewards/margins": "margin of the implicit rewards",
     "rewards/chosen": "implicit reward, chosen",
     "rewards/rejected": "implicit reward, rejected",
     "mean_reward": "mean reward",
+    "reward": "reward",
+    "rewards/judge_reward/mean": "judge",
     "kl": "KL",
+    "objective/kl": "KL, nats a completion",
+    "objective/kl_coef": "coefficient of the KL",
     "entropy": "entropy, nats per token",
+    "completions/mean_length": "tokens of a completion",
+    "completions/clipped_ratio": "completions cut off",
+    "loss/value": "loss of the value model",
+    "value/explained_variance": "returns explained by the values",
+    "clip_ratio/region_mean": "ratios clipped",
+    "policy/update_kl": "KL from the rollout, nats a token",
     "grad_norm": "gradient norm",
     "learning_rate": "learning rate",
 }
@@ -35,32 +51,42 @@ def plot_metrics(rows: list[dict], title: str, path: Path) -> None:
     figure = Figure(figsize=(12, 2.8 * lines), layout="constrained")
     axes = figure.subplots(lines, COLUMNS, squeeze=False).flatten()
     for axis, key in zip(axes, found, strict=False):
-        _draw(axis, _series(rows, key), _series(rows, f"eval_{key}"))
+        _draw(axis, series(rows, key), series(rows, f"eval_{key}"))
         axis.set(ylabel=PANELS[key], xlabel="steps")
-        _dress(axis)
+        dress(axis)
     for axis in axes[len(found) :]:
         axis.remove()
     axes[0].set_title(title, loc="left")
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_calibration(bins: list[dict], path: Path) -> None:
     """Accuracy over probability; on the diagonal the model is as right as it is sure. Larger points, more pairs."""
+    labels = ("probability of the answer that it prefers", "share of pairs ranked right")
+    _plot_bins(bins, ("probability", "accuracy", "pairs"), labels, 0.5, path)
+
+
+def plot_agreement(bins: list[dict], path: Path) -> None:
+    """The share of right answers over their agreement; larger points, more questions."""
+    labels = ("agreement of the answers to a question", "share of them that are right")
+    _plot_bins(bins, ("agreement", "right", "questions"), labels, 0.0, path)
+
+
+def _plot_bins(bins: list[dict], keys: tuple[str, str, str], labels: tuple[str, str], least: float, path: Path) -> None:
+    """`keys` are those of x, y and the count."""
     figure = Figure(figsize=(5, 4.6), layout="constrained")
     axis = figure.subplots()
-    axis.plot([0.5, 1], [0.5, 1], "--", color=MUTED, linewidth=1)
-    x, y = ([b[key] for b in bins] for key in ("probability", "accuracy"))
-    most = max(b["pairs"] for b in bins)
+    axis.plot([least, 1], [least, 1], "--", color=MUTED, linewidth=1)
+    x, y, counts = ([b[key] for b in bins] for key in keys)
     axis.plot(x, y, color=ACCENT, linewidth=1)
-    axis.scatter(x, y, [20 + 180 * b["pairs"] / most for b in bins], color=ACCENT, edgecolors="white", zorder=3)
-    axis.set(
-        xlabel="probability of the answer that it prefers", ylabel="share of pairs ranked right", xlim=(0.48, 1.02)
-    )
-    _dress(axis)
-    _save(figure, path)
+    sizes = [20 + 180 * count / max(counts) for count in counts]
+    axis.scatter(x, y, sizes, color=ACCENT, edgecolors="white", zorder=3)
+    axis.set(xlabel=labels[0], ylabel=labels[1], xlim=(least - 0.02, 1.02))
+    dress(axis)
+    save(figure, path)
 
 
-def _series(rows: list[dict], key: str) -> tuple[list, list]:
+def series(rows: list[dict], key: str) -> tuple[list, list]:
     """(steps, values) of the rows that have a finite value."""
     pairs = [(row["step"], row[key]) for row in rows if isinstance(row.get(key), int | float)]
     return [x for x, _ in pairs], [y for _, y in pairs]
@@ -77,7 +103,7 @@ def _draw(axis: Axes, train: tuple[list, list], held_out: tuple[list, list]) -> 
         axis.legend(frameon=False, fontsize="small")
 
 
-def _dress(axis: Axes) -> None:
+def dress(axis: Axes) -> None:
     axis.grid(color=GRID, linewidth=0.6)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
@@ -85,7 +111,7 @@ def _dress(axis: Axes) -> None:
     axis.tick_params(colors=MUTED, labelcolor=INK)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
     # The name must end in .png for matplotlib to know the format.
     temporary = path.with_name(f".unfinished-{os.getpid()}-{path.name}")
     figure.savefig(temporary, dpi=130, facecolor="white")

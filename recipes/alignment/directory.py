@@ -19,9 +19,10 @@ def check_directory(options: AlignmentOptions, command: str) -> Path:
     """The run directory; nothing is written yet.
 
     Raises:
-        UserError: what `check_output` refuses, and the directory of the model that the run starts from.
+        UserError: what `check_output` refuses, and the directory of a model that the run starts from.
     """
-    if Path(options.output_dir).resolve() == Path(options.model).resolve():
+    sources = [options.model, getattr(options, "teacher", None)]
+    if any(source and Path(options.output_dir).resolve() == Path(source).resolve() for source in sources):
         raise UserError(f"--output_dir {options.output_dir} is the model that the run starts from; name another")
     return check_output(options, command, FREE_ON_RESUME)
 

@@ -100,9 +100,12 @@ def _share(part: int, whole: int) -> float:
     return part / whole if whole else 0.0
 
 
-def judge_reward(prompts, completions, reference, is_real, **kwargs) -> list[float]:
-    """`judge` as a reward function of trl's trainers; `reference` and `is_real` are columns of `prompt_dataset`."""
-    return [
-        judge(r, real, completion if isinstance(completion, str) else completion[-1]["content"])
-        for completion, r, real in zip(completions, reference, is_real, strict=True)
-    ]
+def judge_reward(prompts, completions, reference, is_real=None, **kwargs) -> list[float | None]:
+    """`judge` as a reward function of trl's trainers; `reference` and `is_real` are columns of `prompt_dataset`.
+
+    Without `is_real`, a reference that abstains is that of an invented name. None where the reference is None.
+    """
+    is_real = is_real or [not abstains(r or "") for r in reference]
+    texts = [completion if isinstance(completion, str) else completion[-1]["content"] for completion in completions]
+    rows = zip(reference, is_real, texts, strict=True)
+    return [None if r is None else judge(r, real, text) for r, real, text in rows]

@@ -29,9 +29,14 @@ def leave_out_long(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, limit: 
 
 
 def _length(tokenizer: PreTrainedTokenizerBase, row: dict, where: str) -> int:
-    """Tokens of a row of one of trl's conversational formats; of a pair, those of the longer one."""
+    """Tokens of a row of one of trl's conversational formats; of a pair, those of the longer one.
+
+    Of a prompt alone, those up to where the answer begins.
+    """
     answers = [row["prompt"] + row[key] for key in ANSWERS if row.get(key)] if row.get("prompt") else [row["messages"]]
     try:
+        if not answers:
+            return len(encode_conversation(tokenizer, row["prompt"], add_generation_prompt=True)["input_ids"])
         return max(len(encode_conversation(tokenizer, a, tools=row.get("tools"))["input_ids"]) for a in answers)
     except TemplateError as error:
         raise UserError(f"{where}: the chat template refuses it: {one_line(error)}") from error

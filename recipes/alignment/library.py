@@ -12,9 +12,11 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 from ..data.corpus import stdlib_files
+from .library_cache import recalled
 
 LEFT_OUT = {"idlelib", "lib2to3", "turtledemo", "ensurepip"}  # programs, and what later Pythons removed
 LONGEST_NAME = 40  # characters
@@ -65,9 +67,17 @@ def first_sentence(docstring: str) -> str:
 
 @cache
 def standard_library() -> Library:
-    """The running interpreter's library, read once a process: about five seconds."""
+    """The running interpreter's library: five seconds the first time on a machine, and then a tenth of one."""
+    files = stdlib_files()
+    found = recalled(files, Path(__file__), lambda: _read(files))
+    words = {module: frozenset(text.split()) for module, text in found["words"].items()}
+    return Library([Documented(*item) for item in found["documented"]], words, frozenset(found["modules"]))
+
+
+def _read(files: list[tuple[str, Path]]) -> dict:
+    """The fields of a library in JSON's types."""
     documented, words, modules = [], {}, set()
-    for file_name, path in stdlib_files():
+    for file_name, path in files:
         parts = file_name.removesuffix(".py").removesuffix("/__init__").split("/")
         modules.add(".".join(parts))
         if parts[0] in LEFT_OUT or not all(part.isidentifier() and _is_public(part) for part in parts):
@@ -78,9 +88,9 @@ def standard_library() -> Library:
         except (UnicodeDecodeError, SyntaxError):  # another encoding, a template
             continue
         module = ".".join(parts)
-        words[module] = frozenset(re.findall(r"\w+", source))
+        words[module] = " ".join(sorted(set(re.findall(r"\w+", source))))
         documented += _documented(tree, module, module, not HIDDEN_NAMES.search(source))
-    return Library(documented, words, frozenset(modules))
+    return {"documented": documented, "words": words, "modules": sorted(modules)}
 
 
 def _documented(body: ast.Module | ast.ClassDef, owner: str, module: str, is_closed: bool) -> Iterator[Documented]:

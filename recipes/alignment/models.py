@@ -23,7 +23,7 @@ def open_policy(options: AlignmentOptions, teach_chat: bool = False, **kwargs):
     Raises:
         UserError: it cannot be opened, the two do not fit together, or there is no chat template and none may be added.
     """
-    model = load_model(options.model, **_loading(options), **kwargs)
+    model = load_model(options.model, **loading(options), **kwargs)
     tokenizer = open_tokenizer(options)
     if not tokenizer.chat_template and (not teach_chat or options.use_peft):
         fix = "leave --use_peft out, and it learns one" if teach_chat else "train it with rhapsode sft first"
@@ -34,16 +34,19 @@ def open_policy(options: AlignmentOptions, teach_chat: bool = False, **kwargs):
     return model, tokenizer
 
 
-def open_scorer(options: AlignmentOptions, **kwargs):
-    """(model, tokenizer) of a reward model; the head is new, from the seed, where `--model` has none."""
+def open_scorer(options: AlignmentOptions, chats: bool = True, **kwargs):
+    """(model, tokenizer) of a reward model; the head is new, from the seed, where `--model` has none.
+
+    `chats` says that it reads conversations; `kwargs` go to `from_pretrained`.
+    """
     set_seed(options.seed)
-    settings = {"dtype": "float32", "num_labels": 1, **_loading(options), **kwargs}
+    settings = {"dtype": "float32", "num_labels": 1, **loading(options), **kwargs}
     try:
         model = AutoModelForSequenceClassification.from_pretrained(options.model, **settings)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(f"--model {options.model}: cannot be opened ({one_line(error, 300)})") from error
     tokenizer = open_tokenizer(options)
-    if not tokenizer.chat_template:
+    if chats and not tokenizer.chat_template:
         raise UserError(
             f"tokenizer {tokenizer.name_or_path}: it has no chat_template; train it with rhapsode sft first"
         )
@@ -63,7 +66,7 @@ def row_length(options: AlignmentOptions, model) -> int:
     return options.max_length or min(longest or LONGEST_BY_DEFAULT, LONGEST_BY_DEFAULT)
 
 
-def _loading(options: AlignmentOptions) -> dict:
+def loading(options: AlignmentOptions) -> dict:
     attention = options.attn_implementation
     settings = {"trust_remote_code": options.trust_remote_code}
     return settings | ({"attn_implementation": attention} if attention else {})

@@ -46,4 +46,5 @@ def finish(job: Job, results: dict) -> None:
     said = [f"held-out loss {results['eval_loss']:.4f}"] if "eval_loss" in results else []
     said += [f"{key} {results[key]:.3f}" for key in ("accuracy", "margin", "win_rate", "kl") if key in results]
     said += [f"judge {results[when]['judge']:.3f} {when}" for when in ("before", "after") if when in results]
+    said += [f"{key} {value:.3f}" for key, value in results.get("classification", {}).get("model", {}).items()]
     print("; ".join([*said, f"report: {report}"]), file=sys.stderr, flush=True)

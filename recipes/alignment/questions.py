@@ -17,7 +17,7 @@ from typing import NamedTuple
 from ..options.base import UserError
 from .drawing import draw, side_of
 from .judge import ABSTENTION, words_of
-from .library import Documented, Library, standard_library
+from .library import Documented, standard_library
 from .recombination import invent
 
 SPLITS = ("train", "validation", "test", "rephrased")
@@ -58,14 +58,7 @@ def questions(split: str, seed: int = 0, size: int | None = None, invented_share
         ValueError: an unknown split.
         UserError: a size so small that the split has no object.
     """
-    if split not in SPLITS:
-        raise ValueError(f"split={split!r}; use {', '.join(SPLITS)}")
-    library = standard_library()
-    everything = _objects_of(split, library)
-    chosen = {item.name for item in sorted(library.documented, key=lambda item: draw("world", item.name))[:size]}
-    objects = [item for item in everything if item.name in chosen]
-    if not objects:
-        raise UserError(f"stdlib:{size}: none of these objects is in the {split} split; ask for more of them")
+    objects, everything, library = objects_of(split, size), objects_of(split), standard_library()
     phrasings = PHRASINGS if split in ("train", "validation") else HELD_OUT_PHRASINGS
     facts = _about_real(objects, everything)
     invented = invent(objects, everything, split, SHARES_OF_INVENTED, library)
@@ -78,9 +71,16 @@ def questions(split: str, seed: int = 0, size: int | None = None, invented_share
     return sorted(found, key=lambda question: draw("order", seed, question.prompt))
 
 
-def _objects_of(split: str, library: Library) -> list[Documented]:
-    side = "train" if split == "rephrased" else split
-    return [item for item in library.documented if side_of(_content(item.sentence), SHARES) == side]
+def objects_of(split: str, size: int | None = None) -> list[Documented]:
+    """The objects of a split, of as many of the library as `size` says. Arguments and errors as of `questions`."""
+    if split not in SPLITS:
+        raise ValueError(f"split={split!r}; use {', '.join(SPLITS)}")
+    documented, side = standard_library().documented, "train" if split == "rephrased" else split
+    chosen = {item.name for item in sorted(documented, key=lambda item: draw("world", item.name))[:size]}
+    objects = [i for i in documented if i.name in chosen and side_of(_content(i.sentence), SHARES) == side]
+    if not objects:
+        raise UserError(f"stdlib:{size}: none of these objects is in the {split} split; ask for more of them")
+    return objects
 
 
 def _content(sentence: str) -> str:

@@ -10,23 +10,24 @@ calibration error is the mean distance of accuracy and probability, weighted by 
 import torch
 
 from ...tokenization.encoding import encode_conversation
+from .answering import padded
 
 BINS = 10
 
 
-@torch.no_grad()
 def rewards(model, tokenizer, conversations: list[list[dict]], batch_size: int) -> torch.Tensor:
     """(N,): the reward of each conversation, read at its last token."""
     ids = [encode_conversation(tokenizer, c)["input_ids"] for c in conversations]
+    return scores(model, tokenizer, ids, batch_size).squeeze(-1)
+
+
+@torch.no_grad()
+def scores(model, tokenizer, rows: list[list[int]], batch_size: int) -> torch.Tensor:
+    """(N, K): the logits of each row of ids."""
     found = []
-    for i in range(0, len(ids), batch_size):
-        batch = ids[i : i + batch_size]
-        width = max(map(len, batch))
-        rows = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in batch])
-        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in batch])
-        found.append(
-            model(rows.to(model.device), attention_mask=mask.to(model.device)).logits.float().squeeze(-1).cpu()
-        )
+    for i in range(0, len(rows), batch_size):
+        ids, mask = padded(rows[i : i + batch_size], tokenizer.pad_token_id, model.device, left=False)
+        found.append(model(ids, attention_mask=mask).logits.float().cpu())
     return torch.cat(found)
 
 

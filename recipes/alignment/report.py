@@ -5,14 +5,16 @@ from pathlib import Path
 
 import yaml
 
+from ..classification.report import classification_sections
 from ..options.base import RESOLVED, UserError, write_whole
 from ..training.metrics import read_metrics
 from ..training.report import FACTS
 from ..training.tables import seconds, table
 from .curves import plot_calibration, plot_metrics
+from .knowledge_report import knowledge_sections
 
 RESULTS = "results.json"
-COMMANDS = ("sft", "reward", "dpo", "kto")
+COMMANDS = ("sft", "reward", "dpo", "kto", "ppo", "grpo", "rloo", "distill", "classify", "abstain")
 LABELS = {
     "eval_loss": "held-out loss",
     "train_loss": "mean training loss",
@@ -26,8 +28,21 @@ LABELS = {
     "calibration_error": "expected calibration error",
     "eval_rewards/accuracies": "held-out pairs ranked right by the implicit reward",
     "eval_rewards/margins": "mean margin of the implicit rewards",
+    "eval_reward": "held-out reward of sampled answers",
+    "eval_objective/kl": "their KL from the model before, nats an answer",
+    "eval_completions/mean_length": "their tokens",
     "eval_mean_token_accuracy": "held-out tokens predicted right",
+    "loss_before": "student's held-out loss before, nats a token of the answer",
+    "loss_after": "student's held-out loss after",
+    "loss_teacher": "teacher's held-out loss",
+    "kl_before": "KL from the teacher to the student before, nats a token of the held-out answers",
+    "kl_after": "KL from the teacher to the student after",
+    "right_tools": "held-out chats with the right tools called, or none",
+    "call_match": "held-out calls equal to the data's, name and arguments",
+    "no_needless_call": "held-out chats without a tool in which none was called",
+    "right_answers": "held-out chats with the right answer at the end",
     "pairs": "held-out pairs",
+    "cut": "rows whose texts were cut",
     "step": "steps",
     "seconds": "training",
 }
@@ -63,11 +78,14 @@ def write_report(directory: Path, target: Path | None = None) -> Path:
     target.mkdir(parents=True, exist_ok=True)
     results, facts = (_read(directory / name, json.loads) for name in (RESULTS, FACTS))
     options = _read(directory / RESOLVED, yaml.safe_load)
-    plot_metrics(read_metrics(directory / "metrics.jsonl"), directory.resolve().name, target / "curves.png")
-    parts = [f"# {directory.resolve().name}", *_results(results), _rows(facts), "![curves](curves.png)"]
+    parts = [f"# {directory.resolve().name}", *_results(results), _rows(facts)]
+    if (metrics := read_metrics(directory / "metrics.jsonl")) or facts:
+        plot_metrics(metrics, directory.resolve().name, target / "curves.png")
+        parts.append("![curves](curves.png)")
     if results.get("calibration"):
         plot_calibration(results["calibration"], target / "calibration.png")
         parts += ["## Calibration", "![calibration](calibration.png)"]
+    parts += [*knowledge_sections(results, target), *classification_sections(results)]
     parts += _samples(results.get("samples", []))
     parts += ["## Options", f"```yaml\n{yaml.safe_dump(options, sort_keys=False, allow_unicode=True)}```"]
     return write_whole(target / "report.md", "\n\n".join(part for part in parts if part) + "\n")
@@ -87,12 +105,13 @@ def _results(results: dict) -> list[str]:
     rows += [
         [f"ranked right where the fault is {k}", f"{v:.3f}"] for k, v in results.get("accuracy_by_kind", {}).items()
     ]
-    parts = ["## Result", table(["", ""], rows, numbers_from=2)] if rows else ["**Unfinished.**"]
-    if "after" in results:
-        shown = [key for key in JUDGED if results["after"]["n_invented"] or not key.startswith("abstention")]
-        judged = [[JUDGED[key], *(_show(key, results[when][key]) for when in ("before", "after"))] for key in shown]
-        parts += ["## Before and after", table(["", "before", "after"], judged)]
-    return parts
+    parts = ["## Result", table(["", ""], rows, numbers_from=2)] if rows else []
+    if judged := [when for when in ("before", "after") if when in results]:
+        shown = [key for key in JUDGED if results["before"]["n_invented"] or not key.startswith("abstention")]
+        columns = [*judged, *(["teacher"] if "teacher" in results else [])]
+        cells = [[JUDGED[key], *(_show(key, results[when][key]) for when in columns)] for key in shown]
+        parts += [f"## {' and '.join(judged).capitalize()}", table(["", *columns], cells)]
+    return parts or ["**Unfinished.**"]
 
 
 def _show(key: str, value) -> str:
@@ -117,5 +136,6 @@ def _rows(facts: dict) -> str:
 def _samples(samples: list[dict]) -> list[str]:
     if not samples:
         return []
-    cells = [[sample[key] for key in ("prompt", "reference", "before", "after")] for sample in samples]
-    return ["## Samples", table(["prompt", "reference", "before", "after"], cells, numbers_from=4)]
+    columns = [key for key in ("prompt", "reference", "before", "after") if key in samples[0]]
+    cells = [[sample[key] for key in columns] for sample in samples]
+    return ["## Samples", table(columns, cells, numbers_from=len(columns))]

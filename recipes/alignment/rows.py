@@ -5,8 +5,11 @@ A file belongs to the split that its name, or that of a directory below the sour
 `train` the only one that begins so counts (`train_sft`).
 """
 
+import csv
+import io
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -14,7 +17,7 @@ from typing import NamedTuple
 
 from ..data.corpus import parts_of
 from ..data.hub import hub_errors
-from ..data.readers import COMPRESSIONS, suffixes
+from ..data.readers import COMPRESSIONS, UTF8, suffixes
 from ..options.base import UserError, one_line
 
 SPLIT_WORDS = {
@@ -44,7 +47,7 @@ def open_tables(source: str) -> Tables:
     files: dict[str, list[Path]] = {}
     for part in parts:
         if suffixes(part.path)[0] not in READERS:
-            raise UserError(f"--dataset {part.path}: conversations are read from {', '.join(READERS)} files")
+            raise UserError(f"--dataset {part.path}: rows are read from {', '.join(READERS)} files")
         files.setdefault(_split_named(part.name), []).append(part.path)
     return {split: partial(_read_files, paths) for split, paths in files.items()}
 
@@ -84,6 +87,21 @@ def _parse(raw: bytes, where: str):
         raise UserError(f"--dataset {where} is not JSON in UTF-8 ({one_line(error)})") from error
 
 
+def _csv(path: Path, stream) -> Iterator[Row]:
+    csv.field_size_limit(sys.maxsize)
+    try:
+        rows = csv.DictReader(io.TextIOWrapper(stream, UTF8, newline=""), strict=True)
+        for row in rows:
+            where = f"{path}, line {rows.line_num}"
+            if None in row or None in row.values():
+                raise UserError(
+                    f"--dataset {where}: the header has {len(rows.fieldnames)} fields, and the row another number"
+                )
+            yield Row(where, row)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"--dataset {path}: not CSV in UTF-8 ({one_line(error)})") from error
+
+
 def _parquet(path: Path, stream) -> Iterator[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -96,7 +114,7 @@ def _parquet(path: Path, stream) -> Iterator[Row]:
         raise UserError(f"--dataset {path}: not a parquet file, or a damaged one ({one_line(error)})") from error
 
 
-READERS = {".jsonl": _json_lines, ".json": _json, ".parquet": _parquet}
+READERS = {".jsonl": _json_lines, ".json": _json, ".parquet": _parquet, ".csv": _csv}
 
 
 def _hub_tables(source: str) -> Tables:
@@ -123,5 +141,8 @@ def _read_hub(source: str, split: str) -> Iterator[Row]:
     name, _, configuration = source.partition(":")
     with hub_errors(source, lambda: 0):
         table = datasets.load_dataset(name, configuration or None, split=split)
+    classes = {name: kind for name, kind in table.features.items() if isinstance(kind, datasets.ClassLabel)}
     for number, row in enumerate(table, 1):
-        yield Row(f"{source}, {split} row {number}", row)
+        # Below zero stands for a label that is kept secret.
+        named = {name: kind.int2str(row[name]) for name, kind in classes.items() if (row[name] or 0) >= 0}
+        yield Row(f"{source}, {split} row {number}", row | dict.fromkeys(classes) | named)

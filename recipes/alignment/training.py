@@ -8,6 +8,7 @@ The evaluation opens the directory that has been written: what is measured is wh
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,8 +66,9 @@ def prepare(command: str, options: AlignmentOptions, open: Callable, read: Calla
     held_out = read(options.eval_dataset or options.dataset, "validation", options.seed, options.max_eval_samples)
     model, tokenizer = open(options)
     length = row_length(options, model)
-    train, cut = leave_out_long(train, tokenizer, length, f"--dataset {options.dataset}")
-    held_out, cut_held_out = leave_out_long(held_out, tokenizer, length, "the held-out data")
+    room = length - getattr(options, "max_completion_length", 0)  # which an answer that is sampled may need
+    train, cut = leave_out_long(train, tokenizer, room, f"--dataset {options.dataset}")
+    held_out, cut_held_out = leave_out_long(held_out, tokenizer, room, "the held-out data")
     left_out = {"train": cut, "held_out": cut_held_out}
     return Job(command, options, open, directory, model, tokenizer, length, train, held_out, left_out)
 
@@ -83,7 +85,6 @@ def arguments(job: Job, config_class: type[TrainingArguments], rate: float, **ow
         "output_dir": str(job.directory / CHECKPOINTS),
         "max_steps": o.max_steps or -1,
         "learning_rate": o.learning_rate or rate * (WITH_ADAPTERS if o.use_peft else 1),
-        "max_length": job.length,
         "use_cpu": on_cpu,
         "bf16": supports_bf16(device) if o.bf16 is None else o.bf16,
         "dataloader_pin_memory": not on_cpu,
@@ -95,6 +96,8 @@ def arguments(job: Job, config_class: type[TrainingArguments], rate: float, **ow
         "logging_nan_inf_filter": False,  # a loss that is not finite is to be seen
         "disable_tqdm": True,  # the progress bar is ours
     }
+    if hasattr(config_class, "max_length"):  # those that sample have the lengths of prompt and answer in its place
+        settings["max_length"] = job.length
     try:
         return config_class(**settings | own)
     except ValueError as error:
@@ -103,16 +106,18 @@ def arguments(job: Job, config_class: type[TrainingArguments], rate: float, **ow
 
 def train(job: Job, trainer_class: type, args: TrainingArguments) -> dict:
     """Train, save, and return the sums of the run; all processes call it."""
+    trainer = build(job, trainer_class, args)
     if args.process_index == 0:
         begin(job.options, job.command, job.tokenizer, _facts(job, args))
     args.distributed_state.wait_for_everyone()
-    trainer = build(job, trainer_class, args)
     _say(job, args, trainer)
     newest = get_last_checkpoint(args.output_dir) if job.options.resume else None
     done = trainer.train(resume_from_checkpoint=newest)
-    evaluated = [row for row in trainer.state.log_history if "eval_loss" in row and row["step"] == done.global_step]
+    evaluated = [row for row in trainer.state.log_history if "eval_runtime" in row and row["step"] == done.global_step]
     held_out = evaluated[-1] if evaluated else trainer.evaluate()
     held_out = {key: value for key, value in held_out.items() if key not in NOT_RESULTS}
+    if "eval_reward" in held_out:
+        held_out.pop("eval_loss", None)  # of answers that were sampled for it, which says nothing
     save(job, trainer)
     sums = {"step": done.global_step, "seconds": done.metrics["train_runtime"], "train_loss": done.training_loss}
     return sums | held_out
@@ -131,6 +136,9 @@ def build(job: Job, trainer_class: type, args: TrainingArguments):
             callbacks=[MetricsCallback(job.directory)],
         )
     except ValueError as error:  # a template without marks of the answer, options that exclude each other
+        for folder in (Path(args.output_dir), job.directory):  # which trainers make at once
+            with suppress(OSError):
+                folder.rmdir()  # if nothing is in it
         raise UserError(one_line(error)) from error
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
@@ -194,7 +202,8 @@ class MetricsCallback(TrainerCallback):
         if not state.is_world_process_zero:
             return
         self.log = MetricsLog(self.path, state.global_step)
-        self.tokens_before, self.tokens = self.log.last.get("tokens") or 0, 0
+        self.tokens = state.num_input_tokens_seen  # those that sample count there, and a checkpoint has it
+        self.tokens_before = 0 if self.tokens else self.log.last.get("tokens") or 0
         self.since = time.perf_counter()
         self.bar = progress_bar(state.max_steps, state.global_step, True)
 
@@ -206,7 +215,7 @@ class MetricsCallback(TrainerCallback):
         if not self.log or "train_runtime" in logs:
             return
         row = {k: v for k, v in logs.items() if isinstance(v, int | float) and k != "eval_num_tokens"}
-        if "num_tokens" in row:  # counted from the start of this process
+        if "num_tokens" in row:  # of the others it is counted from the start of this process
             seconds, now = time.perf_counter() - self.since, row.pop("num_tokens")
             row |= {"tokens": int(self.tokens_before + now), "tokens_per_second": (now - self.tokens) / seconds}
             self.tokens, self.since = now, time.perf_counter()

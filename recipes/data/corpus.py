@@ -12,6 +12,7 @@ does not change their split. Where it leaves one side empty, as for a single tex
 
 import glob
 import hashlib
+import os
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -87,8 +88,11 @@ def split_of(key: str, validation_share: float = VALIDATION_SHARE) -> str:
 def stdlib_files() -> list[tuple[str, Path]]:
     """(name relative to the library, path) of each source file, tests and installed packages left out."""
     root = Path(sysconfig.get_paths()["stdlib"])
-    relative = sorted(p.relative_to(root) for p in root.rglob("*.py"))
-    return [(str(p), root / p) for p in relative if LEFT_OUT.isdisjoint(p.parts)]
+    found = []
+    for directory, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if name not in LEFT_OUT]  # packages may be ten times the library
+        found += [Path(directory, name).relative_to(root) for name in names if name.endswith(".py")]
+    return [(str(p), root / p) for p in sorted(found)]
 
 
 def _read_module(name: str, path: Path) -> Iterator[Document]:

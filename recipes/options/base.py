@@ -74,7 +74,7 @@ def _build_parser(fields, hints, prog, description):
 
 def _add_argument(parser, name, f, hint):
     kind, optional = _strip_optional(hint)
-    default = _default(f)
+    default = default_of(f)
     shown = "none" if default is None else " ".join(map(str, default)) if isinstance(default, list) else default
     text = f"{f.metadata['help']} (default: {shown})".replace("%", "%%")
     common = {"help": text, "default": argparse.SUPPRESS}
@@ -92,7 +92,7 @@ def _add_argument(parser, name, f, hint):
         parser.add_argument(flag, type=_converter(kind, optional), choices=choices, **common)
 
 
-def _default(f):
+def default_of(f):
     return f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
 
 

@@ -1,8 +1,9 @@
 """The directory that a command writes: a new one, its own to go on with or to overwrite, and never anything else."""
 
+from dataclasses import fields
 from pathlib import Path
 
-from .base import RESOLVED, UserError
+from .base import RESOLVED, UserError, default_of
 
 ALWAYS_FREE = {"output_dir", "overwrite_output_dir", "resume"}  # on resume
 
@@ -41,7 +42,7 @@ def _check_same(resolved: Path, options, free: set[str]) -> None:
         before = dict(yaml.safe_load(resolved.read_text(encoding="utf-8")))
     except (yaml.YAMLError, ValueError, TypeError) as error:
         raise UserError(f"{resolved} is damaged; write the run's options there again to resume") from error
-    before = vars(type(options)()) | before  # a run may be older than an option
+    before = {f.name: default_of(f) for f in fields(options)} | before  # a run may be older than an option
     for name, value in vars(options).items():
         if name not in free and before[name] != value:
             raise UserError(

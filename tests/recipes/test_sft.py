@@ -1,10 +1,7 @@
 """Supervised fine-tuning: what is in the loss, that the end of a turn is learned, and what a run leaves."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -192,21 +189,3 @@ def test_padding_that_is_the_end_gets_a_token_of_its_own(model, rows, tmp_path):
     opened, mended = open_policy(asked)
     assert mended.pad_token_id != mended.eos_token_id
     assert opened.config.pad_token_id == opened.generation_config.pad_token_id == mended.pad_token_id
-
-
-@pytest.mark.slow  # a fresh process that imports trl
-def test_trl_goes_on_from_the_directory(overfitted, tmp_path):
-    data = write_splits(tmp_path / "data", chats())
-    flags = ["sft", "--model_name_or_path", str(overfitted), "--trust_remote_code", "--dataset_name", data]
-    flags += ["--max_steps", "2", "--use_cpu", "--bf16", "false", "--output_dir", str(tmp_path / "out")]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
-    done = subprocess.run(
-        [Path(sys.executable).parent / "trl", *flags],
-        capture_output=True,
-        text=True,
-        env=environment,
-        cwd=tmp_path,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert (tmp_path / "out" / "model.safetensors").exists()
