@@ -8,14 +8,18 @@ Which rows a micro-batch gets depends on seed, step and process alone: a resumed
 import torch
 from trl.data_utils import apply_chat_template, is_conversational
 
+COLUMNS = ("input_ids", "text", "messages")
+
 
 class PretrainingRows:
-    """Texts of a dataset with a column `text`, or conversations with a column `messages`."""
+    """Rows of a dataset with a column `input_ids`, `text`, or, of conversations, `messages`."""
 
     def __init__(self, dataset, tokenizer, max_length: int, batch_size: int, processes: int, process: int, seed: int):
-        name = next((name for name in ("text", "messages") if name in dataset.column_names), None)
+        name = next((name for name in COLUMNS if name in dataset.column_names), None)
         if name is None:
-            raise ValueError(f"pretraining_dataset has the columns {dataset.column_names}; it needs text or messages")
+            raise ValueError(
+                f"pretraining_dataset has the columns {dataset.column_names}; it needs {' or '.join(COLUMNS)}"
+            )
         self.dataset, self.column, self.tokenizer = dataset, name, tokenizer
         self.max_length, self.batch_size = max_length, batch_size
         self.processes, self.process, self.seed = processes, process, seed
@@ -37,13 +41,17 @@ class PretrainingRows:
         if epoch != self.epoch:
             generator = torch.Generator().manual_seed(self.seed + epoch)
             self.order, self.epoch = torch.randperm(len(self.dataset), generator=generator), epoch
-        row = self.dataset[int(self.order[place])]
+        ids = self._ids(self.dataset[int(self.order[place])])[: self.max_length]
+        return ids if len(ids) > 1 else [*ids, *[self.tokenizer.eos_token_id] * (2 - len(ids))]
+
+    def _ids(self, row: dict) -> list[int]:
+        if self.column == "input_ids":
+            return row["input_ids"]
         text = row[self.column]
         if self.column == "messages":
             assert is_conversational(row)
             text = apply_chat_template({"messages": text}, self.tokenizer)["text"]
-        ids = self.tokenizer(text=text, add_special_tokens=False)["input_ids"][: self.max_length]
-        return ids if len(ids) > 1 else [*ids, *[self.tokenizer.eos_token_id] * (2 - len(ids))]
+        return self.tokenizer(text=text, add_special_tokens=False)["input_ids"]
 
 
 def with_pretraining(batch: dict, rows: list[list[int]], pad: int) -> dict:

@@ -2,7 +2,8 @@
 
 A function is called with `prompts`, `completions`, `completion_ids`, every other column of the dataset,
 `trainer_state`, `log_extra` and `log_metric`, all by name, and returns one number per completion, None where it does
-not apply. It may be a coroutine function. A completion's score is the weighted sum of what applies.
+not apply. It may be a coroutine function. A completion's score is the weighted sum of what applies; what has weight 0
+is measured and teaches nothing.
 
 A reward model whose tokenizer is the policy's gets the ids that were generated, with the EOS if there is one, and no
 other: text that is rendered and tokenized again may become other tokens, and in trl loses the EOS in plain text, which
@@ -129,9 +130,10 @@ class Scored:
 
 
 def weighted(scores: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """(B, functions) to (B,), NaN where no function applies."""
-    total = (scores * weights.to(scores)).nansum(1)
-    return total.masked_fill(scores.isnan().all(1), torch.nan)
+    """(B, functions) to (B,), NaN where no function with a weight applies."""
+    counts = weights.to(scores) != 0
+    scores, weights = scores[:, counts], weights.to(scores)[counts]
+    return (scores * weights).nansum(1).masked_fill(scores.isnan().all(1), torch.nan)
 
 
 def is_same_tokenizer(one, other) -> bool:

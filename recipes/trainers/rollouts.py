@@ -23,11 +23,6 @@ class RolloutSampler(Sampler[int]):
     """
 
     def __init__(self, rows: int, prompts: int, generations: int, repeats: int, seed: int | None, epoch: Callable):
-        if rows < prompts:
-            raise ValueError(
-                f"the dataset has {rows} prompts, but a rollout takes {prompts}; lower steps_per_generation, "
-                "per_device_train_batch_size or the number of processes"
-            )
         self.rows, self.prompts, self.generations, self.repeats = rows, prompts, generations, repeats
         self.seed, self.epoch = seed, epoch  # no seed: in the dataset's order
 
@@ -54,6 +49,12 @@ def check_data(args: PPOConfig, train_dataset, eval_dataset, pretraining_dataset
             raise TypeError(f"{name} is a {type(dataset).__name__}; it must be a datasets.Dataset, which has a length")
         if "prompt" not in dataset.column_names:
             raise ValueError(f"{name} has the columns {dataset.column_names}; it needs prompt")
+    prompts = args.generation_batch_size // args.num_generations
+    if len(train_dataset) < prompts:
+        raise ValueError(
+            f"the dataset has {len(train_dataset)} prompts, but a rollout takes {prompts}; lower steps_per_generation, "
+            "per_device_train_batch_size or the number of processes"
+        )
     if (pretraining_dataset is None) != (args.ptx_coef == 0):
         raise ValueError(f"ptx_coef={args.ptx_coef} and pretraining_dataset go together; give both or neither")
 

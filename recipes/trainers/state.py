@@ -1,7 +1,7 @@
 """What a checkpoint holds beside what `transformers.Trainer` writes: a run resumed from it goes on bit for bit.
 
-    value_model.safetensors     the value model, beside the policy's weights (also in the final directory)
-    ppo_state_RANK.pt           the rollout being learned from, its order, beta, the guard, figures not yet logged
+    value_model/            the value model (also in the final directory)
+    ppo_state_RANK.pt       the rollout being learned from, its order, beta, the guard, figures not yet logged
 
 The rollout has to be there: it was made by a policy that no longer is.
 """
@@ -26,7 +26,9 @@ def split_weights(state_dict: dict[str, torch.Tensor]) -> tuple[dict, dict]:
 
 def save_value_model(weights: dict[str, torch.Tensor], directory: str) -> None:
     whole = {name: weight.detach().cpu().contiguous().clone() for name, weight in weights.items()}
-    safetensors.torch.save_file(whole, Path(directory) / VALUE_FILE, metadata={"format": "pt"})
+    path = Path(directory) / VALUE_FILE
+    path.parent.mkdir(exist_ok=True)
+    safetensors.torch.save_file(whole, path, metadata={"format": "pt"})
 
 
 def load_value_model(value_model: torch.nn.Module, directory: str) -> None:

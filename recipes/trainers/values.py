@@ -14,7 +14,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-VALUE_FILE = "value_model.safetensors"
+# In a folder of its own: some servers read every .safetensors beside a model's as more of its weights.
+VALUE_FILE = "value_model/value_model.safetensors"
 KINDS = ("auto", "head", "reward", "policy")
 
 

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from ppo_worker import run_processes
+from rhapsode.recipes.trainers.values import VALUE_FILE
 from safetensors.torch import load_file
 
 LOSS_TOLERANCE = 1e-4  # the same float32 terms summed in another order, and whitened
@@ -28,7 +29,7 @@ def test_two_processes_compute_what_one_does(tokenizer_directory, tmp_path):
         found, expected = ([row[key] for row in run if key in row] for run in (two, one))
         assert found == pytest.approx(expected, rel=LOSS_TOLERANCE, abs=LOSS_TOLERANCE), key
     assert any(row.get("objective/kl") for row in one)  # or equal figures would say nothing
-    for name in ("model.safetensors", "value_model.safetensors"):
+    for name in ("model.safetensors", VALUE_FILE):
         found, expected = load_file(tmp_path / "two" / name), load_file(tmp_path / "one" / name)
         assert found.keys() == expected.keys()
         worst = max((found[key] - expected[key]).abs().max().item() for key in expected)
@@ -42,7 +43,7 @@ def test_two_processes_go_on_from_a_checkpoint_bit_for_bit(tokenizer_directory, 
     run_processes(2, tmp_path / "whole", tokenizer_directory, settings)
     checkpoint = str(tmp_path / "whole" / "checkpoint-5")
     run_processes(2, tmp_path / "again", tokenizer_directory, settings | {"resume": checkpoint})
-    for name in ("model.safetensors", "value_model.safetensors"):
+    for name in ("model.safetensors", VALUE_FILE):
         found, expected = load_file(tmp_path / "again" / name), load_file(tmp_path / "whole" / name)
         assert [key for key in expected if not torch.equal(found[key], expected[key])] == []
     states = [torch.load(f"{checkpoint}/ppo_state_{rank}.pt")["buffer"]["rollout"]["input_ids"] for rank in (0, 1)]

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
 from ppo_worker import PROMPTS, changed, first_rollout, prompts, small_model, trainer
 from rhapsode.recipes.trainers.buffer import RolloutBuffer
+from rhapsode.recipes.trainers.pretraining import PretrainingRows
+from rhapsode.recipes.trainers.rewards import weighted
 from rhapsode.recipes.trainers.state import load_state
 from rhapsode.trainers import PPOConfig
 from transformers import AutoTokenizer, LlamaForSequenceClassification
@@ -144,6 +147,19 @@ def test_every_row_is_seen_once_an_epoch():
 def test_what_cannot_be_is_said(tokenizer, tmp_path, settings, message):
     with pytest.raises(ValueError, match=message):
         trainer(tmp_path, tokenizer, settings=settings).train()
+
+
+def test_a_function_without_weight_is_measured_and_teaches_nothing():
+    nan = math.nan
+    scores = torch.tensor([[1.0, 9.0, 2.0], [nan, 9.0, nan], [nan, 9.0, 4.0], [3.0, nan, nan]])
+    totals = weighted(scores, torch.tensor([2.0, 0.0, -1.0]))
+    assert totals.tolist() == pytest.approx([0.0, nan, -4.0, 6.0], nan_ok=True)
+
+
+def test_rows_of_ids_are_pretraining_text_as_they_are(tokenizer):
+    data = Dataset.from_dict({"input_ids": [[5, 6, 7, 8], [9, 9]]})
+    rows = PretrainingRows(data, tokenizer, 3, 2, 1, 0, 0).rows(0)
+    assert sorted(rows) == [[5, 6, 7], [9, 9]]
 
 
 @pytest.mark.parametrize("wrong", [[1.0], [math.inf] * 8])
