@@ -76,6 +76,8 @@ def test_interrupted_demo_goes_on(options, tmp_path):
 def test_ctrl_c_ends_the_workers_too(tmp_path):
     """Also where only the first process gets the signal, as from `kill -INT`."""
     program = (
+        "import signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
         "from rhapsode.recipes.demonstration.schedule import run_stations\n"
         "from rhapsode.recipes.demonstration.stations import Station\n"
         "from rhapsode.recipes.options.demo import DemoOptions\n"
