@@ -25,7 +25,7 @@ clean:
 	$(PYTHON) -m venv .venv
 
 .venv/installed: .venv/bin/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[align]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[align,chat]'
 	touch $@
 
 .venv/installed-test: .venv/installed
