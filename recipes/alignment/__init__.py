@@ -8,5 +8,9 @@ rows, checks                the same from files and the Hub, refused in one line
 models, adapters, lengths   what is trained, and on how long rows
 directory, training         a run of one of trl's trainers
 answering, evaluation, ranking, outcome, report, curves      what has become of it
-knowledge, knowledge_report     what a model knows, by asking it several times
+knowledge, knowledge_report what a model knows, by asking it several times
+classification_report       what only the report of a classifier has
+reward_functions, online    rewards by name; what learns from sampled answers
+distillation                a teacher's distribution for a student's
+arithmetic, tool_conversations, tool_use    chats that call tools, and whether a model calls them right
 """

@@ -16,16 +16,13 @@ a few words with the right one.
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from ..data.words import words_of
+
 ABSTENTION = "I don't know."
 ABSTENTION_ON_REAL = 0.2
 # One clause and nothing after it: "I don't know, but it returns a list." asserts something.
 ABSTAINS = re.compile(r"i (?:don't|do not) know(?: [^,;:!?()\n]*?)?[.!]?")
 SECOND_SENTENCE = re.compile(r"[.!?]\s|\b(?:but|however|although|though)\b")
-
-
-def words_of(text: str) -> list[str]:
-    """The words that ROUGE compares: runs of letters and digits, in lower case."""
-    return re.findall(r"[^\W_]+", text.lower())
 
 
 def rouge_l(reference: str, answer: str) -> float:

@@ -16,10 +16,11 @@ from pathlib import Path
 from sklearn.metrics import roc_auc_score
 from transformers import set_seed
 
+from ..data.words import words_of
 from ..options.abstain import AbstainOptions
 from ..options.base import UserError
 from .answering import answer, encode_prompts, texts
-from .judge import judge, rouge_l, words_of
+from .judge import judge, rouge_l
 
 BINS = 10
 

@@ -18,8 +18,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
+from ..data.words import words_of
 from .drawing import draw
-from .judge import ABSTENTION, judge, words_of
+from .judge import ABSTENTION, judge
 from .questions import Question
 
 KINDS = ("another", "truncated", "invented", "wrong_abstention", "missing_abstention")

@@ -14,9 +14,10 @@ alignment still tests on what no stage has seen. The seed gives the order.
 
 from typing import NamedTuple
 
+from ..data.words import words_of
 from ..options.base import UserError
 from .drawing import draw, side_of
-from .judge import ABSTENTION, words_of
+from .judge import ABSTENTION
 from .library import Documented, standard_library
 from .recombination import invent
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import yaml
 
-from ..classification.report import classification_sections
 from ..options.base import RESOLVED, UserError, write_whole
 from ..training.metrics import read_metrics
 from ..training.report import FACTS
 from ..training.tables import seconds, table
+from .classification_report import classification_sections
 from .curves import plot_calibration, plot_metrics
 from .knowledge_report import knowledge_sections
 

@@ -12,7 +12,7 @@ import re
 import numpy as np
 from bm25s import BM25
 
-from ..alignment.judge import words_of
+from ..data.words import words_of
 from .passages import Passage
 
 K1, B = 1.2, 0.75

@@ -7,4 +7,5 @@ identity               what a shard is made of, by which it is found again
 packing, layout        which tokens stand in which row, and what keeps the documents of a row apart
 mixture                the endless shuffled sequence of rows, from one source or several
 sources, streaming     rows that are made while training
+words                  a text as words, for scores and for search
 """

@@ -6,7 +6,8 @@ from itertools import combinations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rhapsode.recipes.alignment.judge import ABSTENTION, abstains, judge, judge_reward, measure, rouge_l, words_of
+from rhapsode.recipes.alignment.judge import ABSTENTION, abstains, judge, judge_reward, measure, rouge_l
+from rhapsode.recipes.data.words import words_of
 
 ROUNDING = 1e-12  # 2 L / (m + n) against 2 P R / (P + R) in double precision
 texts = st.lists(st.sampled_from(["a", "b", "c"]), max_size=7).map(" ".join)

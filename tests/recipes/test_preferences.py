@@ -1,9 +1,10 @@
 """Pairs of answers: which is better is what the judge says, and what each kind is made of can be read off it."""
 
 import pytest
-from rhapsode.recipes.alignment.judge import ABSTENTION, judge, words_of
+from rhapsode.recipes.alignment.judge import ABSTENTION, judge
 from rhapsode.recipes.alignment.preferences import FOR_POLICY, KINDS, Pair, pairs, sampled_pairs
 from rhapsode.recipes.alignment.questions import Question, questions
+from rhapsode.recipes.data.words import words_of
 
 ANSWER, DECOY = "Copy one file to another place now.", "Return the list of open windows."
 REAL = Question("a.b", "What does `a.b` do?", ANSWER, True, "function", DECOY)

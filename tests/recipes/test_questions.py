@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from rhapsode.recipes.alignment import library as library_module
 from rhapsode.recipes.alignment.conversations import HELD_OUT_SYSTEM_PROMPTS, STYLES, SYSTEM_PROMPTS, conversations
 from rhapsode.recipes.alignment.drawing import draw, side_of
-from rhapsode.recipes.alignment.judge import ABSTENTION, abstains, words_of
+from rhapsode.recipes.alignment.judge import ABSTENTION, abstains
 from rhapsode.recipes.alignment.library import first_sentence, standard_library
 from rhapsode.recipes.alignment.questions import HELD_OUT_PHRASINGS, PHRASINGS, SPLITS, questions
+from rhapsode.recipes.data.words import words_of
 from rhapsode.recipes.options.base import UserError
 
 # Pure Python, quick to import, without effects; whatever C replaces in them has its docstring checked too.

@@ -6,9 +6,9 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rhapsode.recipes.alignment.judge import words_of
 from rhapsode.recipes.chatting.passages import Passage, cut, read_passages
 from rhapsode.recipes.chatting.retrieval import K1, NOTHING_FOUND, B, Index, Sources, search_tool, with_passages
+from rhapsode.recipes.data.words import words_of
 from rhapsode.recipes.options.base import UserError
 from rhapsode.tokenization import encode_conversation
 from rhapsode.tokenization.special_tokens import SPECIAL_TOKENS
