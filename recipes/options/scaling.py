@@ -15,8 +15,8 @@ class ScalingOptions:
     down what they predict for a larger model, train that model, and compare."""
 
     # The ladder
-    sizes: list[str] = option(["16x2", "24x2", "32x2", "48x2"], "models of the fit, each WIDTHxLAYERS")
-    tokens: list[int] = option([400_000, 800_000, 1_600_000], "training tokens; every size is trained on each budget")
+    sizes: list[str] = option(["16x2", "24x2", "32x2", "40x2"], "models of the fit, each WIDTHxLAYERS")
+    tokens: list[int] = option([250_000, 500_000, 1_000_000], "training tokens; every size is trained on each budget")
     held_out: str | None = option(None, "the larger model; none is the smallest of --held_out_ratio")
     held_out_ratio: float = option(4.0, "parameters of the larger model by those of the largest in the fit, at least")
     held_out_tokens: int | None = option(None, "training tokens of the larger model; none is the largest budget")

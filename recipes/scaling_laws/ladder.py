@@ -21,7 +21,7 @@ from ..training.setup import new_model
 HEAD_SIZE = 8  # small, so that small widths have several heads
 FFN_MULTIPLE = 16
 WIDEST = 8192
-EVALUATED = 65_536  # tokens of each run's final loss: the same windows for all; on all text, a third of a short run
+EVALUATED = 65_536  # tokens of each run's final loss: the same windows for all; on all text, a fifth of a short run
 
 
 @dataclass(frozen=True)
