@@ -51,8 +51,9 @@ def run(options: ScalingOptions) -> None:
         return run_options(options, rung, source, runs / rung.name)
 
     train_all(ladder.fitted, make, runs, processes(options), "ladder")
-    fits = fit_all(options, ladder, runs)
-    prediction = predict(options, ladder, fits, directory / PREDICTION)
+    losses = [result(runs, r)["eval_loss"] for r in ladder.fitted]
+    fits = fit_all(options, ladder, losses)
+    prediction = predict(options, ladder, fits, losses, directory / PREDICTION)
     say(f"predicted: {prediction['loss']:.3f} nats/token, in {directory / PREDICTION}; training {ladder.held_out.size}")
     if result(runs, ladder.held_out) is None:
         pretrain.run(make(ladder.held_out))
@@ -95,11 +96,9 @@ def planned(options: ScalingOptions, tokenizer, directory: Path) -> Ladder:
         UserError: the ladder has too few runs for the laws.
     """
     ladder, path = plan(options, tokenizer), directory / PLAN
-    fitted = sorted(ladder.fitted, key=lambda r: r.parameters * r.tokens)
-    fitted = fitted[:-1] if options.law == "auto" else fitted  # the largest run is then foretold
     for law in LAWS.values():
         if law.name in CHOICES:
-            check_enough(law, [r.parameters for r in fitted], [r.tokens for r in fitted])
+            check_enough(law, *sizes_of(ladder, "all"))
     if options.max_minutes is None:
         return ladder
     if not path.exists():
@@ -124,31 +123,30 @@ def count(rung: Rung, kind: str) -> int:
     return rung.parameters if kind == "all" else rung.non_embedding
 
 
-def fit_all(options: ScalingOptions, ladder: Ladder, runs: Path) -> dict:
+def fit_all(options: ScalingOptions, ladder: Ladder, losses: list[float]) -> dict:
     """Every law over each count of parameters."""
     return {
-        (law.name, kind): fit(law, *observed(ladder, runs, kind), options.bootstrap_samples)
+        (law.name, kind): fit(law, *sizes_of(ladder, kind), losses, options.bootstrap_samples)
         for law in LAWS.values()
         for kind in PARAMETER_COUNTS
     }
 
 
-def observed(ladder: Ladder, runs: Path, kind: str) -> tuple[list[int], list[int], list[float]]:
-    """N, D and the loss of every run of the fit."""
-    rungs = ladder.fitted
-    losses = [result(runs, r)["eval_loss"] for r in rungs]
-    return [count(r, kind) for r in rungs], [r.tokens for r in rungs], losses
+def sizes_of(ladder: Ladder, kind: str) -> tuple[list[int], list[int]]:
+    """N and D of every run of the fit."""
+    return [count(r, kind) for r in ladder.fitted], [r.tokens for r in ladder.fitted]
 
 
-def choose_law(options: ScalingOptions, ladder: Ladder, runs: Path) -> dict:
-    """The law whose prediction counts, and how well each would have foretold the ladder's own largest run."""
-    laws = [LAWS[name] for name in CHOICES if name in LAWS]
-    errors = {law.name: error_on_largest(law, *observed(ladder, runs, options.parameter_count)) for law in laws}
-    law = min(errors, key=errors.get) if options.law == "auto" else options.law
-    return {"law": law, "errors_on_largest_of_ladder": errors}
+def choose_law(options: ScalingOptions, ladder: Ladder, losses: list[float]) -> dict:
+    """The law whose prediction counts; if none is named, how well each foretells the ladder's own largest run."""
+    if options.law != "auto":
+        return {"law": options.law}
+    sizes = sizes_of(ladder, options.parameter_count)
+    errors = {name: error_on_largest(LAWS[name], *sizes, losses) for name in CHOICES if name in LAWS}
+    return {"law": min(errors, key=errors.get), "errors_on_largest_of_ladder": errors}
 
 
-def predict(options: ScalingOptions, ladder: Ladder, fits: dict, path: Path) -> dict:
+def predict(options: ScalingOptions, ladder: Ladder, fits: dict, losses: list[float], path: Path) -> dict:
     """Write down the losses that the laws expect of the larger model; what was written once stays."""
     if path.exists():
         return json.loads(path.read_text(encoding="utf-8"))
@@ -158,7 +156,7 @@ def predict(options: ScalingOptions, ladder: Ladder, fits: dict, path: Path) -> 
         N, D = count(held_out, kind), held_out.tokens
         low, high = fitted.interval(N, D, options.confidence)
         predictions.append({"law": law, "N": kind, "loss": float(fitted.predict(N, D)), "low": low, "high": high})
-    choice = choose_law(options, ladder, path.parent / "runs")
+    choice = choose_law(options, ladder, losses)
     chosen = next(p for p in predictions if (p["law"], p["N"]) == (choice["law"], options.parameter_count))
     written = {"written": datetime.now(UTC).isoformat(timespec="seconds"), "size": held_out.size} | chosen | choice
     write_whole(path, json.dumps(written | {"tokens": held_out.tokens, "all": predictions}, indent=1))

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import torch
-from rhapsode import RhapsodeConfig, RhapsodeForCausalLM
+from rhapsode import RhapsodeConfig, RhapsodeForCausalLM, RhapsodeForSequenceClassification
 from rhapsode.tokenization import token_ids
 from transformers import AutoTokenizer
 
@@ -38,6 +38,19 @@ def save_model(directory: Path, tokenizer_directory: Path) -> str:
     return str(directory)
 
 
+def save_scorer(directory: Path, tokenizer_directory: Path) -> str:
+    """A reward model with its tokenizer: random scores of whole conversations, the same each time."""
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_directory)
+    torch.manual_seed(1)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = RhapsodeConfig(
+        vocab_size=len(tokenizer), num_labels=1, max_position_embeddings=128, **sizes, **token_ids(tokenizer)
+    )
+    RhapsodeForSequenceClassification(config).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return str(directory)
+
+
 def user(text: str) -> dict:
     return {"role": "user", "content": text}
 
@@ -48,6 +61,10 @@ def assistant(text: str) -> dict:
 
 def chats(count: int = 10) -> list[dict]:
     return [{"messages": [user(q), assistant(a)]} for q, a in zip(QUESTIONS[:count], ANSWERS[:count], strict=True)]
+
+
+def prompts() -> list[dict]:
+    return [{"prompt": [user(q)], "reference": a} for q, a in zip(QUESTIONS, ANSWERS, strict=True)]
 
 
 def completions() -> list[dict]:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from rhapsode import RhapsodeConfig, RhapsodeForSequenceClassification
+from rhapsode import RhapsodeForSequenceClassification
 from rhapsode.recipes import grpo, rloo
 from rhapsode.recipes.alignment import online
 from rhapsode.recipes.alignment.ranking import rewards
@@ -20,9 +20,9 @@ from rhapsode.recipes.options.grpo import GrpoOptions
 from rhapsode.recipes.options.kto import KtoOptions
 from rhapsode.recipes.options.online import OnlineOptions
 from rhapsode.recipes.options.rloo import RlooOptions
-from rhapsode.tokenization import encode_conversation, token_ids
+from rhapsode.tokenization import encode_conversation
 from safetensors.torch import load_file, save_file
-from small_chats import ANSWERS, QUESTIONS, save_model, user, write_splits
+from small_chats import QUESTIONS, prompts, save_model, save_scorer, user, write_splits
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 SAME = 1e-5  # a float32 score, padded and not padded
@@ -38,8 +38,7 @@ def model(tmp_path_factory, tokenizer_directory) -> str:
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory) -> str:
-    prompts = [{"prompt": [user(q)], "reference": a} for q, a in zip(QUESTIONS, ANSWERS, strict=True)]
-    return write_splits(tmp_path_factory.mktemp("rows"), prompts)
+    return write_splits(tmp_path_factory.mktemp("rows"), prompts())
 
 
 @pytest.fixture(scope="module")
@@ -55,17 +54,7 @@ def low(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def reward_model(tmp_path_factory, tokenizer_directory) -> str:
-    """Random scores of whole conversations."""
-    directory = tmp_path_factory.mktemp("scores")
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_directory)
-    torch.manual_seed(1)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = RhapsodeConfig(
-        vocab_size=len(tokenizer), num_labels=1, max_position_embeddings=128, **sizes, **token_ids(tokenizer)
-    )
-    RhapsodeForSequenceClassification(config).save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-    return str(directory)
+    return save_scorer(tmp_path_factory.mktemp("scores"), tokenizer_directory)
 
 
 def options(kind: type, model: str, dataset: str, directory: Path, **others):

@@ -6,16 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from rhapsode import RhapsodeConfig, RhapsodeForSequenceClassification
 from rhapsode.recipes import ppo
 from rhapsode.recipes.alignment import report
 from rhapsode.recipes.alignment.report import is_alignment_run
 from rhapsode.recipes.options.base import UserError
 from rhapsode.recipes.options.ppo import PpoOptions
 from rhapsode.recipes.trainers.values import VALUE_FILE
-from rhapsode.tokenization import token_ids
 from safetensors.torch import load_file
-from small_chats import ANSWERS, QUESTIONS, save_model, user, write_splits
+from small_chats import QUESTIONS, prompts, save_model, save_scorer, user, write_splits
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 FIGURES = ("reward", "entropy", "loss/value", "clip_ratio/region_mean", "objective/kl", "completions/mean_length")
@@ -28,23 +26,12 @@ def model(tmp_path_factory, tokenizer_directory) -> str:
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory) -> str:
-    prompts = [{"prompt": [user(q)], "reference": a} for q, a in zip(QUESTIONS, ANSWERS, strict=True)]
-    return write_splits(tmp_path_factory.mktemp("rows"), prompts)
+    return write_splits(tmp_path_factory.mktemp("rows"), prompts())
 
 
 @pytest.fixture(scope="module")
 def reward_model(tmp_path_factory, tokenizer_directory) -> str:
-    """Random scores of whole conversations."""
-    directory = tmp_path_factory.mktemp("scores")
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_directory)
-    torch.manual_seed(1)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = RhapsodeConfig(
-        vocab_size=len(tokenizer), num_labels=1, max_position_embeddings=128, **sizes, **token_ids(tokenizer)
-    )
-    RhapsodeForSequenceClassification(config).save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-    return str(directory)
+    return save_scorer(tmp_path_factory.mktemp("scores"), tokenizer_directory)
 
 
 @pytest.fixture
