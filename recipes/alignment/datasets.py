@@ -163,10 +163,10 @@ def _divided(rows: list[dict], missing: list[str], split: str, key: Callable[[di
     draws = sorted((draw("held out", question), question) for question in sides)
     for i, name in enumerate(missing):
         begin, end = i * HELD_OUT_SHARE, (i + 1) * HELD_OUT_SHARE
-        inside = [question for position, question in draws if begin <= position < end]
-        # Few rows: one each, while something is left to train on.
-        left = [question for _, question in draws if sides[question] == "train"]
-        for question in inside or (left[-1:] if len(left) > 1 else []):
+        left = [(position, question) for position, question in draws if sides[question] == "train"]
+        inside = [question for position, question in left if begin <= position < end]
+        # Few rows: one each if the draw gave none, and something is always left to train on.
+        for question in (inside or [question for _, question in left[-1:]])[: len(left) - 1]:
             sides[question] = name
     return [row for row in rows if sides[key(row)] == split]
 

@@ -17,6 +17,7 @@ from rhapsode.recipes.alignment.datasets import (
     sft_dataset,
     unpaired_dataset,
 )
+from rhapsode.recipes.alignment.drawing import draw
 from rhapsode.recipes.alignment.judge import ABSTENTION, measure
 from rhapsode.recipes.alignment.preferences import FOR_POLICY, KINDS
 from rhapsode.recipes.alignment.questions import SPLITS, questions
@@ -161,6 +162,21 @@ def test_files_of_each_kind(tmp_path, name):
         deviation = (200 * HELD_OUT_SHARE) ** 0.5
         assert 1 <= len(part) < 200 * HELD_OUT_SHARE + 6 * deviation
     assert sft_dataset(path, "train", limit=3).to_list() == parts[0][:3]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_few_rows_leave_one_to_train_on(tmp_path, count):
+    """Also where the draw would hold out every one of them."""
+    drawn = (f"question {i}" for i in itertools.count())
+    questions = list(itertools.islice((q for q in drawn if draw("held out", q) < 2 * HELD_OUT_SHARE), count))
+    path = write(tmp_path / "chats.jsonl", [{"messages": [user(q), assistant()]} for q in questions])
+    parts = {}
+    for split in ("train", "validation", "test"):
+        try:
+            parts[split] = [row["messages"][0]["content"] for row in sft_dataset(path, split)]
+        except UserError as error:
+            assert f"no row in its {split} split" in str(error)
+    assert parts["train"] and sorted(itertools.chain(*parts.values())) == sorted(questions)
 
 
 def test_rows_with_the_same_question_stay_together(tmp_path):
