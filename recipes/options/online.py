@@ -7,21 +7,14 @@ from .base import UserError, option
 
 
 @dataclass
-class OnlineOptions(AnsweringOptions):
+class RolloutOptions(AnsweringOptions):
+    """What all of them have in common, `rhapsode ppo` too."""
+
     model: str = option("runs/sft", "directory or Hub id of a model that answers, usually of rhapsode sft")
     max_eval_samples: int | None = option(64, "held-out prompts that each evaluation samples an answer to; none is all")
-    # Rewards
-    reward_funcs: list[str] = option(
-        [],
-        "judge, file.py:function or module:function with trl's signature, or the directory or Hub id of a reward "
-        "model; none is judge, for --dataset stdlib",
-    )
-    reward_weights: list[float] = option([], "weight of each of --reward_funcs; 0 only measures; none is 1 each")
     # Rollouts
     max_completion_length: int = option(128, "tokens of a sampled answer at most; a prompt has --max_length less these")
-    mask_truncated_completions: bool = option(
-        False, "leave answers that did not end out of the loss; a reward model is shown every answer as if it had ended"
-    )
+    mask_truncated_completions: bool = option(False, "leave answers that did not end out of the loss")
     steps_per_generation: int | None = option(
         None, "forward passes that a rollout is divided into; none is --gradient_accumulation_steps"
     )
@@ -34,21 +27,41 @@ class OnlineOptions(AnsweringOptions):
     def __post_init__(self):
         super().__post_init__()
         self._check(
-            ("num_generations",), lambda value: value > 1, "has nothing to compare an answer with; use 2 or more"
-        )
-        self._check(
             ("steps_per_generation", "num_iterations", "temperature", "epsilon"), lambda v: v > 0, "must be above 0"
         )
         self._check(("max_completion_length",), lambda value: value > 1, "is too short; use 2 or more")
         self._check(("beta",), lambda value: value >= 0, "must not be negative")
-        self._check_rewards()
 
-    def _check_rewards(self) -> None:
-        if not self.reward_funcs and self.dataset.partition(":")[0] != "stdlib":
-            raise UserError(f"--reward_funcs: say what a good answer to the prompts of {self.dataset} is")
-        count, weights = len(self.reward_funcs) or 1, self.reward_weights
+    def _check_weights(self, count: int, of: str) -> None:
+        weights = self.reward_weights
         if weights and len(weights) != count:
-            given = " ".join(map(str, weights))
-            raise UserError(f"--reward_weights {given}: there are {count} --reward_funcs; give as many weights")
+            raise UserError(
+                f"--reward_weights {' '.join(map(str, weights))}: there are {count} {of}; give as many weights"
+            )
         if weights and not any(weights):
             raise UserError("--reward_weights are all 0, so that nothing could be learned; give one of them a weight")
+
+    def _check_clip(self) -> None:
+        if self.reward_clip_range and len(self.reward_clip_range) != 2:
+            raise UserError(f"--reward_clip_range takes two numbers, least and greatest, not {self.reward_clip_range}")
+
+
+@dataclass
+class OnlineOptions(RolloutOptions):
+    """What the commands on trl's trainers have in common."""
+
+    reward_funcs: list[str] = option(
+        [],
+        "judge, file.py:function or module:function with trl's signature, or the directory or Hub id of a reward "
+        "model, which is shown every answer as if it had ended; none is judge, for --dataset stdlib",
+    )
+    reward_weights: list[float] = option([], "weight of each of --reward_funcs; 0 only measures; none is 1 each")
+
+    def __post_init__(self):
+        super().__post_init__()
+        self._check(
+            ("num_generations",), lambda value: value > 1, "has nothing to compare an answer with; use 2 or more"
+        )
+        if not self.reward_funcs and self.dataset.partition(":")[0] != "stdlib":
+            raise UserError(f"--reward_funcs: say what a good answer to the prompts of {self.dataset} is")
+        self._check_weights(len(self.reward_funcs) or 1, "--reward_funcs")

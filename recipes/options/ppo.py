@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 
-from .alignment import AnsweringOptions
 from .base import UserError, option
+from .online import RolloutOptions
 
 ESTIMATORS = ("k1", "k3")
 
 
 @dataclass
-class PpoOptions(AnsweringOptions):
+class PpoOptions(RolloutOptions):
     """Proximal policy optimization, the third step of InstructGPT: answers are sampled, scored by a reward model or by
     functions, and made likelier or less likely, while --beta holds the model to what it was. A rollout is
     --per_device_train_batch_size x --steps_per_generation answers on each process; each of the --num_iterations passes
@@ -18,9 +18,7 @@ class PpoOptions(AnsweringOptions):
     --use_peft; models of some millions of parameters want 1e-4. How to choose the coefficients and how to read the
     curves: recipes/guides/ppo.md."""
 
-    model: str = option("runs/sft", "directory or Hub id of a model that answers, usually of rhapsode sft")
     output_dir: str = option("runs/ppo", "the run directory; the value model goes into value_model/ in it")
-    max_eval_samples: int | None = option(64, "held-out prompts that each evaluation samples an answer to; none is all")
     # Rewards
     reward_model: str | None = option(None, "directory or Hub id of a reward model, usually of rhapsode reward")
     reward_funcs: list[str] = option([], "judge, module:function or file.py:function, as for rhapsode grpo")
@@ -29,15 +27,9 @@ class PpoOptions(AnsweringOptions):
     )
     reward_clip_range: list[float] = option([], "least and greatest score of an answer; none is no clip")
     missing_eos_penalty: float | None = option(None, "subtracted from the score of an answer that did not end")
-    mask_truncated_completions: bool = option(False, "leave answers that did not end out of the loss")
     # Rollouts
-    max_completion_length: int = option(128, "tokens of a sampled answer at most; a prompt has --max_length less these")
     num_generations: int = option(1, "answers to each prompt of a rollout")
-    steps_per_generation: int | None = option(
-        None, "forward passes that a rollout is divided into; none is --gradient_accumulation_steps"
-    )
     rollout_batch_size: int | None = option(None, "answers sampled at once on a process; none is the whole rollout")
-    temperature: float = option(1.0, "of sampling")
     # The penalty
     beta: float = option(0.05, "how strongly the model is held to the reference; 0 is off, and saves a copy")
     kl_estimator: str = option("k1", "KL per token in the reward; k3 hardly holds the model back", ESTIMATORS)
@@ -45,7 +37,6 @@ class PpoOptions(AnsweringOptions):
     kl_horizon: int = option(10_000, "answers over which such a beta may change by a fifth of itself")
     # The algorithm
     num_iterations: int = option(4, "passes over a rollout")
-    epsilon: float = option(0.2, "clip of the probability ratio")
     gamma: float = option(1.0, "discount of a token")
     lam: float = option(0.95, "lambda of generalised advantage estimation")
     entropy_coef: float = option(0.0, "weight of the entropy bonus")
@@ -69,23 +60,16 @@ class PpoOptions(AnsweringOptions):
     stop_training_kl: float | None = option(
         None, "end once a rollout is so many nats an answer away from the reference"
     )
-    log_completions: bool = option(False, "write sampled answers to checkpoints/completions, and print a few")
 
     def __post_init__(self):
         super().__post_init__()
         if not self.reward_model and not self.reward_funcs:
             raise UserError("--reward_model or --reward_funcs says what a good answer is; give at least one of them")
-        count = len(self.reward_funcs) + bool(self.reward_model)
-        if self.reward_weights and len(self.reward_weights) != count:
-            given = " ".join(map(str, self.reward_weights))
-            raise UserError(f"--reward_weights {given}: there are {count} rewards; give as many weights")
-        if self.reward_weights and not any(self.reward_weights):
-            raise UserError("--reward_weights are all 0, so that nothing could be learned; give one of them a weight")
-        if self.reward_clip_range and len(self.reward_clip_range) != 2:
-            raise UserError(f"--reward_clip_range takes two numbers, least and greatest, not {self.reward_clip_range}")
+        self._check_weights(len(self.reward_funcs) + bool(self.reward_model), "rewards")
+        self._check_clip()
         if (self.pretraining_dataset is None) != (self.ptx_coef == 0):
             raise UserError(
                 f"--ptx_coef {self.ptx_coef} with --pretraining_dataset {self.pretraining_dataset or 'none'}: the "
                 f"coefficient weighs that text; give both or neither"
             )
-        self._check(("max_completion_length", "ptx_max_length"), lambda value: value > 1, "is too short; use 2 or more")
+        self._check(("ptx_max_length",), lambda value: value > 1, "is too short; use 2 or more")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from .base import UserError, option
+from .base import option
 from .online import OnlineOptions
 
 
@@ -23,5 +23,4 @@ class RlooOptions(OnlineOptions):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.reward_clip_range and len(self.reward_clip_range) != 2:
-            raise UserError(f"--reward_clip_range takes two numbers, least and greatest, not {self.reward_clip_range}")
+        self._check_clip()
