@@ -7,10 +7,10 @@
 
 The task: ten times the share of vowels in an answer of at most 24 tokens, from a model of 430 thousand parameters that
 has read answers about the standard library. It is made first, by `rhapsode sft`. All runs get 8 rollouts of 64
-answers, two passes over each, a rate of 5e-4 and a KL coefficient of 0.05, in the reward for PPO and RLOO, in the loss
-for GRPO. What is compared is measured apart from the trainers, before and after every fourth rollout: on 48 held-out
-prompts the mean reward, and the KL from the start, exact at every token that was sampled. Time is that of one thread of
-the processor, without these measurements.
+answers (--rollouts), two passes over each, a rate of 5e-4 and a KL coefficient of 0.05, in the reward for PPO and RLOO,
+in the loss for GRPO. What is compared is measured apart from the trainers, before and after every fourth rollout: on 48
+held-out prompts the mean reward, and the KL from the start, exact at every token that was sampled. Time is that of one
+thread of the processor, without these measurements.
 """
 
 import argparse
@@ -30,9 +30,8 @@ from rhapsode.tokenization import token_ids
 from rhapsode.tokenization.training import train_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
-ROLLOUTS, EVERY, SIZE, MICRO, TOKENS, PROMPTS = 8, 4, 64, 16, 24, 48
+EVERY, SIZE, MICRO, TOKENS, PROMPTS = 4, 64, 16, 24, 48
 DATA = "stdlib:800"
-KL = 4.0  # nats an answer, at which the methods are compared
 COMMON = {
     "per_device_train_batch_size": MICRO,
     "learning_rate": 5e-4,
@@ -58,7 +57,6 @@ OLD = {  # the names of 1.12; four micro-batches make an update, as in "2 update
     "gradient_accumulation_steps": SIZE // MICRO,
     "num_mini_batches": SIZE // MICRO,
     "num_ppo_epochs": 2,
-    "total_episodes": ROLLOUTS * SIZE,
     "response_length": TOKENS,
     "stop_token": "eos",
     "temperature": 1.0,
@@ -130,7 +128,7 @@ class Watch(TrainerCallback):
         return {"reward": statistics.mean(scores), "kl": kl}
 
 
-def run(method: str, seed: int, work: Path, settings: dict) -> dict:
+def run(method: str, seed: int, work: Path, rollouts: int, settings: dict) -> dict:
     """Train once; the points that were measured."""
     base, train = str(work / "base"), Dataset.from_dict({"prompt": questions("train")[:1000]})
     own = METHODS[method] | settings
@@ -138,9 +136,9 @@ def run(method: str, seed: int, work: Path, settings: dict) -> dict:
     watch = Watch(base, questions("validation")[:PROMPTS], a_step)
     common = COMMON | {"output_dir": str(work / "out"), "seed": seed}
     if method.startswith("trl"):
-        trainer = old_ppo(base, train, common | OLD | own, watch)
+        trainer = old_ppo(base, train, common | OLD | {"total_episodes": rollouts * SIZE} | own, watch)
     else:
-        trainer = online(method, base, train, common | ONLINE | {"max_steps": ROLLOUTS * a_step} | own, watch)
+        trainer = online(method, base, train, common | ONLINE | {"max_steps": rollouts * a_step} | own, watch)
     trainer.train()
     return {"method": method, "seed": seed, "settings": settings, "points": watch.points}
 
@@ -211,13 +209,13 @@ def old_ppo(base: str, train: Dataset, settings: dict, watch: Watch):
     return trainer
 
 
-def at_equal_kl(run: dict) -> float:
-    """The reward at KL, between two points linear in sqrt(KL); NaN where the run never came so far.
+def at_equal_kl(run: dict, kl: float) -> float:
+    """The reward at this KL, between two points linear in sqrt(KL); NaN where the run never came so far.
 
     Rewards are nearly so where over-optimisation has not begun (Gao et al. 2022, arXiv:2210.10760).
     """
     rewards, kls = np.array([(point["reward"], point["kl"]) for point in run["points"]]).T
-    return float(np.interp(KL**0.5, kls**0.5, rewards, right=np.nan))
+    return float(np.interp(kl**0.5, kls**0.5, rewards, right=np.nan))
 
 
 def at_seconds(run: dict, seconds: float) -> float:
@@ -225,7 +223,7 @@ def at_seconds(run: dict, seconds: float) -> float:
     return float(np.interp(seconds, [p["seconds"] for p in points], [p["reward"] for p in points]))
 
 
-def tables(runs: list[dict]) -> str:
+def tables(runs: list[dict], kl: float) -> str:
     """Means and standard errors over the seeds."""
     by_method = {}
     for found in runs:
@@ -233,13 +231,13 @@ def tables(runs: list[dict]) -> str:
         by_method.setdefault(name, []).append(found)
     least = min(found["points"][-1]["seconds"] for found in runs)
     heads = ["method", "seeds", "reward", "KL", "reward - 0.05 KL", "seconds", f"reward after {least:.0f} s"]
-    heads += [f"reward at KL {KL:g}"]
+    heads += [f"reward at KL {kl:g}"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name, group in by_method.items():
         last = [found["points"][-1] for found in group]
         columns = [[p["reward"] for p in last], [p["kl"] for p in last], [p["reward"] - 0.05 * p["kl"] for p in last]]
         columns += [[p["seconds"] for p in last], [at_seconds(found, least) for found in group]]
-        columns += [[value for found in group if not np.isnan(value := at_equal_kl(found))]]
+        columns += [[value for found in group if not np.isnan(value := at_equal_kl(found, kl))]]
         lines.append(f"| {name} | {len(group)} | " + " | ".join(map(_mean, columns)) + " |")
     return "\n".join(lines)
 
@@ -256,6 +254,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--methods", nargs="*", default=["ppo", "rloo", "grpo"], choices=METHODS)
     parser.add_argument("--seeds", nargs="*", type=int, default=list(range(5)))
+    parser.add_argument("--rollouts", type=int, default=8)
+    parser.add_argument("--kl", type=float, default=4.0, help="nats an answer, at which the methods are compared")
     parser.add_argument("--settings", type=json.loads, default={}, help="further ones, as JSON")
     asked = parser.parse_args()
     torch.set_num_threads(1)
@@ -266,10 +266,10 @@ def main() -> None:
     results = asked.work / "results.jsonl"
     for seed in asked.seeds:
         for method in asked.methods:
-            found = run(method, seed, asked.work, asked.settings)
+            found = run(method, seed, asked.work, asked.rollouts, asked.settings)
             with results.open("a") as stream:
                 stream.write(json.dumps(found) + "\n")
-    print(tables([json.loads(line) for line in results.read_text().splitlines()]))
+    print(tables([json.loads(line) for line in results.read_text().splitlines()], asked.kl))
 
 
 if __name__ == "__main__":
