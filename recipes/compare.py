@@ -22,6 +22,7 @@ from .options.compare import CompareOptions
 from .options.output import check_output
 from .options.pretrain import PretrainOptions
 from .options.tokenizer import TokenizerOptions
+from .training.pages import write_report_files
 
 # Peak rates of AdamW: usual values, not the result of a search. --learning_rates changes them.
 LEARNING_RATES = {"feedforward": 2e-3, "rnn": 1e-3, "lstm": 2e-3, "transformer": 1e-3}
@@ -47,13 +48,13 @@ def run(options: CompareOptions) -> None:
     results = {"max_seconds": options.max_seconds, "dataset": options.dataset, "rows": rows}
     (root / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
     table = markdown(rows)
-    (root / "compare.md").write_text(
+    plot(rows, root / "compare.png")
+    write_report_files(
+        root / "compare.md",
         f"# {options.output_dir}\n\nValidation bits per byte of {' '.join(options.dataset)}, less is better. Equal "
         f"data: one pass over the training text. Equal time: {options.max_seconds:g} s of training.\n\n{table}\n"
         f"\n![compare](compare.png)\n",
-        encoding="utf-8",
     )
-    plot(rows, root / "compare.png")
     print(json.dumps(results) if options.json else table)
 
 

@@ -1,4 +1,4 @@
-"""report.md, curves.png and, of a reward model, calibration.png: made from what a run wrote down, at any time."""
+"""report.md and .html, curves.png and, of a reward model, calibration.png: made from what a run wrote, at any time."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,7 @@ import yaml
 
 from ..options.base import RESOLVED, UserError, write_whole
 from ..training.metrics import read_metrics
+from ..training.pages import write_report_files
 from ..training.report import FACTS
 from ..training.tables import seconds, table
 from .classification_report import classification_sections
@@ -88,7 +89,7 @@ def write_report(directory: Path, target: Path | None = None) -> Path:
     parts += [*knowledge_sections(results, target), *classification_sections(results)]
     parts += _samples(results.get("samples", []))
     parts += ["## Options", f"```yaml\n{yaml.safe_dump(options, sort_keys=False, allow_unicode=True)}```"]
-    return write_whole(target / "report.md", "\n\n".join(part for part in parts if part) + "\n")
+    return write_report_files(target / "report.md", "\n\n".join(part for part in parts if part) + "\n")
 
 
 def _read(path: Path, load) -> dict:

@@ -7,7 +7,8 @@ from .base import UserError, option
 
 @dataclass
 class ReportOptions:
-    """Write report.md and curves.png of a run, finished or not. Several runs give one comparison."""
+    """Write report.md, report.html and curves.png of a run, finished or not. Several runs give one comparison: curves
+    over tokens, steps, time and FLOPs, a table of results, and the options that differ."""
 
     runs: list[str] = option(["runs/pretrain"], "run directories", positional=True)
     output_dir: str | None = option(None, "where to write; none is the run itself, for several runs/comparison")

@@ -1,10 +1,11 @@
-"""scaling.md and scaling.png: the runs, the laws through them, and the larger model with what was predicted for it."""
+"""scaling.md, .html and .png: the runs, the laws through them, and the larger model with what was predicted for it."""
 
 from pathlib import Path
 
 import numpy as np
 
 from ..training.curves import ACCENT, GRID, INK
+from ..training.pages import write_report_files
 from .fitting import Fit
 from .forms import compute_optimal
 
@@ -16,7 +17,7 @@ OPTIMAL = "compute-optimal, C = 6 N D"
 def write_report(results: dict, fitted: Fit, directory: Path) -> None:
     """`fitted` is the law whose prediction counts."""
     plot(results, fitted, directory / "scaling.png")
-    (directory / "scaling.md").write_text(markdown(results), encoding="utf-8")
+    write_report_files(directory / "scaling.md", markdown(results))
 
 
 def table(results: dict) -> str:

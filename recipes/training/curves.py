@@ -20,6 +20,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#0
 STYLES = ("-", "--", ":", "-.")
 MANY = 60  # points, from which on a running mean is drawn
 BEGINNING = 0.1  # share of the run that the loss panel may leave out above
+EFFORTS = {"tokens": "tokens", "step": "steps", "seconds": "seconds of training", "flops": "FLOPs"}
 EXACT = ("learning_rate",)  # nothing to smooth
 PANELS = {
     "learning_rate": "learning rate",
@@ -49,19 +50,47 @@ def plot_curves(runs: dict[str, list[dict]], path: Path) -> None:
     axes["loss"].set_title(next(iter(runs)) if is_alone else "", loc="left")
     _frame_loss(axes["loss"], runs.values())
     _dress(axes)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
     # The name must end in .png for matplotlib to know the format.
     temporary = path.with_name(f".unfinished-{os.getpid()}-{path.name}")
     figure.savefig(temporary, dpi=130, facecolor="white")
     temporary.replace(path)
 
 
-def _series(rows: list[dict], key: str) -> tuple[list, list]:
-    """(tokens, values) of the rows that have the figure; evaluations stand at the tokens of their step."""
-    x, y, tokens = [], [], 0
+def plot_progress(runs: dict[str, list[dict]], flops_per_token: dict[str, float | None], path: Path) -> None:
+    _save(progress_figure(runs, flops_per_token), path)
+
+
+def progress_figure(runs: dict[str, list[dict]], flops_per_token: dict[str, float | None]) -> Figure:
+    """The losses of several runs over tokens, steps, seconds and FLOPs; a run without one is left out of it."""
+    figure = Figure(figsize=(12, 7.2), layout="constrained")
+    for axis, (key, label) in zip(figure.subplots(2, 2).flatten(), EFFORTS.items(), strict=True):
+        for i, (name, rows) in enumerate(runs.items()):
+            if key == "flops" and flops_per_token[name] is None:
+                continue
+            scale = flops_per_token[name] if key == "flops" else 1
+            style = {"color": COLOURS[i % len(COLOURS)], "linestyle": STYLES[i // len(COLOURS) % len(STYLES)]}
+            x, y = _series(rows, "loss", "tokens" if key == "flops" else key)
+            axis.plot([scale * v for v in x], y, alpha=0.5, linewidth=0.9, **style)
+            x, y = _series(rows, "eval_loss", "tokens" if key == "flops" else key)
+            axis.plot([scale * v for v in x], y, "o", markersize=4, label=name, **style)
+        _frame_loss(axis, runs.values(), "tokens" if key == "flops" else key)
+        axis.set(xlabel=label, ylabel="loss, nats per token")
+        _dress_axis(axis)
+    figure.axes[0].legend(frameon=False, loc="upper right", title="validation as points")
+    return figure
+
+
+def _series(rows: list[dict], key: str, effort: str = "tokens") -> tuple[list, list]:
+    """(tokens or another effort, values) of the rows that have the figure; evaluations stand at those of their step."""
+    x, y, spent = [], [], 0
     for row in rows:
-        tokens = row.get("tokens", tokens)
+        spent = row.get(effort, spent)
         if isinstance(row.get(key), int | float) and math.isfinite(row[key]):
-            x.append(tokens)
+            x.append(spent)
             y.append(row[key])
     return x, y
 
@@ -120,9 +149,9 @@ def skipped_at(rows: list[dict]) -> list[int]:
     return x
 
 
-def _frame_loss(axis: Axes, runs) -> None:
+def _frame_loss(axis: Axes, runs, effort: str = "tokens") -> None:
     """Leave the fall of the first steps out where it would take more than half of the panel."""
-    losses = [list(zip(*_series(rows, "loss"), strict=True)) for rows in runs]
+    losses = [list(zip(*_series(rows, "loss", effort), strict=True)) for rows in runs]
     ends = [points[-1][0] for points in losses if len(points) >= 10]
     if not ends:
         return
@@ -134,21 +163,25 @@ def _frame_loss(axis: Axes, runs) -> None:
         axis.text(0.01, 0.97, f"↑ {highest:.2f}", transform=axis.transAxes, va="top", color=MUTED)
 
 
+def _dress_axis(axis: Axes) -> None:
+    axis.grid(color=GRID, linewidth=0.6)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.spines[["left", "bottom"]].set_color(MUTED)
+    axis.tick_params(colors=MUTED, labelcolor=INK)
+    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    if not any(len(line.get_xdata()) for line in axis.lines):
+        axis.text(0.5, 0.5, "not recorded", transform=axis.transAxes, ha="center", color=MUTED)
+        axis.set(xticks=[], yticks=[])
+
+
 def _dress(axes: dict[str, Axes]) -> None:
     axes["loss"].set_ylabel("loss, nats per token")
     for key, label in PANELS.items():
         axes[key].set_ylabel(label)
     for axis in axes.values():
-        axis.grid(color=GRID, linewidth=0.6)
-        axis.set_axisbelow(True)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.spines[["left", "bottom"]].set_color(MUTED)
-        axis.tick_params(colors=MUTED, labelcolor=INK)
-        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        if not any(len(line.get_xdata()) for line in axis.lines):
-            axis.text(0.5, 0.5, "not recorded", transform=axis.transAxes, ha="center", color=MUTED)
-            axis.set(xticks=[], yticks=[])
+        _dress_axis(axis)
     for key in ("grad_norm", "update_ratio"):
         if any((line.get_ydata() > 0).any() for line in axes[key].lines if len(line.get_ydata())):
             axes[key].set_yscale("log")

@@ -9,6 +9,7 @@ import transformers
 from ..generate import continue_text
 from ..options.base import RESOLVED, save_resolved, write_whole
 from . import setup
+from .metrics import flops_per_token
 from .parallel import whole_model
 from .report import save_facts, write_report
 from .scoring import Score
@@ -38,6 +39,7 @@ def facts(current) -> dict:
         "versions": f"torch {torch.__version__}, transformers {transformers.__version__}",
         "total_steps": current.total_steps,
         "tokens_per_step": current.batches.full * current.batches.rows_per_pass * current.length,
+        "flops_per_token": flops_per_token(model, current.length),
         "data": current.rows.statistics,
     }
 

@@ -1,4 +1,4 @@
-"""report.md and curves.png, made again at any time from what a run wrote down, finished or not.
+"""report.md and .html, and curves.png, made again at any time from what a run wrote down, finished or not.
 
 A run directory may hold `run.json` (what was known before the first step: parameters, precision, processes, data),
 `metrics.jsonl`, `checkpoints/`, and at the end `results.json`. Whatever is missing is left out of the report.
@@ -14,8 +14,9 @@ from pathlib import Path
 import yaml
 
 from ..options.base import RESOLVED, UserError, write_whole
-from .curves import plot_curves
+from .curves import plot_curves, plot_progress
 from .metrics import read_metrics
+from .pages import write_report_files
 from .tables import comparison, sections, table
 
 FACTS = "run.json"
@@ -111,18 +112,22 @@ def write_report(directory: Path, target: Path | None = None) -> Path:
     run, target = read_run(Path(directory)), Path(target or directory)
     target.mkdir(parents=True, exist_ok=True)
     plot_curves({run.directory.name: _curve(run)}, target / "curves.png")
-    return write_whole(target / "report.md", _markdown(run))
+    return write_report_files(target / "report.md", _markdown(run))
 
 
 def write_comparison(runs: list[RunRecord], target: Path) -> Path:
-    """One table and the curves of several runs over each other; the path of the report."""
+    """One table and the curves of several runs over each other, by four measures of effort; the path of the report."""
     target.mkdir(parents=True, exist_ok=True)
     names = run_names([run.directory for run in runs])
-    plot_curves({name: _curve(run) for name, run in zip(names, runs, strict=True)}, target / "curves.png")
+    curves = {name: _curve(run) for name, run in zip(names, runs, strict=True)}
+    plot_curves(curves, target / "curves.png")
+    flops = {name: run.facts.get("flops_per_token") for name, run in zip(names, runs, strict=True)}
+    plot_progress(curves, flops, target / "progress.png")
     body = comparison(dict(zip(names, map(summary, runs), strict=True)))
     differ = _differing_options(names, runs)
     options = f"\n\n## Options that differ\n\n{differ}" if differ else ""
-    return write_whole(target / "report.md", f"# {len(runs)} runs\n\n{body}\n\n![curves](curves.png){options}\n")
+    pictures = "![progress](progress.png)\n\n![curves](curves.png)"
+    return write_report_files(target / "report.md", f"# {len(runs)} runs\n\n{body}\n\n{pictures}{options}\n")
 
 
 def _curve(run: RunRecord) -> list[dict]:

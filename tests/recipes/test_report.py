@@ -10,7 +10,7 @@ from rhapsode.recipes import report as command
 from rhapsode.recipes.options.base import RESOLVED, UserError
 from rhapsode.recipes.options.report import ReportOptions
 from rhapsode.recipes.training import report
-from rhapsode.recipes.training.curves import _series, plot_curves, running_mean, skipped_at
+from rhapsode.recipes.training.curves import _series, plot_curves, progress_figure, running_mean, skipped_at
 from rhapsode.recipes.training.report import read_run, run_names, save_facts, summary, write_report
 from rhapsode.recipes.training.tables import seconds, table
 
@@ -63,7 +63,8 @@ def make_run(tmp_path):
 @pytest.fixture
 def without_curves(monkeypatch):
     """Drawing takes half a second of processor time each."""
-    monkeypatch.setattr(report, "plot_curves", lambda runs, path: path.touch())
+    for name in ("plot_curves", "plot_progress"):
+        monkeypatch.setattr(report, name, lambda *given: given[-1].write_bytes(b""))
 
 
 def report_of(directory, target=None) -> str:
@@ -151,7 +152,8 @@ def test_several_runs_give_one_comparison(make_run, tmp_path, capsys):
     ):
         assert line in text, line
     assert "output_dir" not in text
-    assert sorted(path.name for path in target.iterdir()) == ["curves.png", "report.md"]
+    assert sorted(path.name for path in target.iterdir()) == ["curves.png", "progress.png", "report.html", "report.md"]
+    assert (target / "report.html").read_text().count('src="data:image/png;base64,') == 2
     assert not (runs[0] / "report.md").exists()
 
 
@@ -194,6 +196,16 @@ def test_evaluations_stand_at_the_tokens_of_their_step():
     rows = [{"step": 1, "tokens": 10, "loss": 1.0}, {"step": 1, "eval_loss": 2.0}, {"step": 2, "tokens": 20}]
     assert _series(rows, "eval_loss") == ([10], [2.0])
     assert _series([*rows, {"step": 3, "loss": None}], "loss") == ([10], [1.0])
+
+
+def test_progress_is_drawn_over_four_measures_of_effort():
+    """A run without FLOPs, an alignment run for one, is left out of that panel alone."""
+    rows = [{"step": 10, "tokens": 100, "seconds": 7.0, "loss": 3.0}, {"step": 10, "eval_loss": 2.5}]
+    axes = progress_figure({"a": rows, "b": rows}, {"a": 6e3, "b": None}).axes
+    expected = {"tokens": 100, "steps": 10, "seconds of training": 7.0, "FLOPs": 6e5}
+    assert {axis.get_xlabel(): axis.lines[1].get_xdata()[0] for axis in axes} == expected
+    assert [len(axis.lines) for axis in axes] == [4, 4, 4, 2]
+    assert [line.get_ydata()[0] for line in axes[0].lines] == [3.0, 2.5, 3.0, 2.5]
 
 
 def test_skipped_steps_are_where_their_count_grows():
