@@ -9,7 +9,7 @@ demo: .venv/installed
 	$(BIN)/rhapsode demo
 
 test: .venv/installed-test lint
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test-all: .venv/installed-test lint
 	$(BIN)/python -m pytest -m "not gpu"

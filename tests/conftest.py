@@ -15,6 +15,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
 
+# Half a minute and more each. Files are handed to the workers in this order; one of these at the end would run alone.
+LONGEST = (
+    *("test_scaling.py", "test_demo.py", "test_processes.py", "test_pretrain.py", "test_saving.py", "test_chat.py"),
+    *("test_ppo_trainer.py", "test_ppo_processes.py", "test_ppo.py", "test_inspect.py", "test_inspect_page.py"),
+)
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name not in LONGEST)  # stable: nothing else changes places
+
+
 WITHOUT_RHAPSODE = """
 import sys
 
