@@ -28,12 +28,11 @@ from .options.pretrain import PretrainOptions
 from .training import outcome, setup
 from .training.checkpoint import Retention, newest_checkpoint, save_checkpoint
 from .training.ema import WeightAverage
-from .training.gradients import clip_gradients
 from .training.guard import Guard
 from .training.interrupt import Interrupt
 from .training.launch import is_launched, launch
 from .training.loss import NextTokenLoss
-from .training.optimizers import build_optimizers, set_learning_rate
+from .training.optimizers import set_learning_rate
 from .training.parallel import Parallel
 from .training.precision import Precision
 from .training.schedule import BatchSchedule, learning_rate_share
@@ -127,11 +126,11 @@ def prepare(options: PretrainOptions) -> Run:
     validation = open_validation(options, tokenizer, processes)
     model = parallel.place(model).train()
     is_fitted = hasattr(model, "fit")
-    loss = NextTokenLoss(model) if is_fitted else setup.trainable(options, model, precision, parallel)
+    loss, optimizers = (NextTokenLoss(model), []) if is_fitted else setup.trainable(options, model, precision, parallel)
     current = Run(
         **{"options": options, "directory": directory, "parallel": parallel, "precision": precision},
         **{"tokenizer": tokenizer, "model": model, "loss": loss, "rows": rows, "validation": validation},
-        **{"length": length, "batches": batches, "optimizers": [] if is_fitted else build_optimizers(model, options)},
+        **{"length": length, "batches": batches, "optimizers": optimizers},
         total_steps=1 if is_fitted else options.max_steps or batches.steps_within(options.num_train_epochs * len(rows)),
         average=WeightAverage(model, options.ema_decay) if options.ema_decay else None,
         guard=Guard(options.spike_threshold, options.max_skipped_steps),
@@ -235,7 +234,7 @@ def train_step(current: Run, is_logged: bool = False) -> tuple[float, dict]:
 def update(current: Run, loss: float, is_logged: bool) -> dict:
     """Clip the gradients and take the step, unless the guard finds it out of the ordinary."""
     o, step = current.options, current.progress.step
-    norm = clip_gradients(current.model, o.max_grad_norm).item()
+    norm = current.parallel.clip_gradients(current.loss, o.max_grad_norm).item()
     share = learning_rate_share(o, step, current.total_steps, share_done(current))
     set_learning_rate(current.optimizers, share)
     figures = {"learning_rate": current.optimizers[-1].param_groups[0]["lr"], "grad_norm": norm}

@@ -80,7 +80,9 @@ class PretrainOptions:
     # Several processes
     num_processes: int | None = option(None, "start so many processes on this machine; none leaves it to the launcher")
     accelerate_config: str | None = option(
-        None, "how the processes share the work: ddp, fsdp2, tensor_parallel, or a YAML of accelerate's; none is ddp"
+        None,
+        "how the processes share the work: ddp, fsdp2, deepspeed, tensor_parallel, or a YAML of accelerate's; "
+        "none is ddp",
     )
     # Watching
     logging_steps: int = option(10, "steps between lines of metrics.jsonl")

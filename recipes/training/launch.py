@@ -50,7 +50,7 @@ def accelerate_environment(num_processes: int, config: str | None) -> dict[str, 
     """What the processes find in their environment, but for their own number."""
     import torch
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
-    from accelerate.utils.launch import prepare_multi_gpu_env
+    from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 
     file = _config_file(config or "ddp")
     flags = ["--config_file", str(file), "--num_processes", str(num_processes), "a_script"]
@@ -59,7 +59,11 @@ def accelerate_environment(num_processes: int, config: str | None) -> dict[str, 
         raise UserError(f"--accelerate_config {file} is for {arguments.num_machines} machines: use `accelerate launch`")
     if config == "tensor_parallel":
         arguments.parallelism_config_tp_size = num_processes
-    environment = prepare_multi_gpu_env(arguments)
+    if arguments.use_deepspeed:
+        arguments.deepspeed_fields_from_accelerate_config = ""  # which of them to take from the file: it has them all
+        environment = prepare_deepspeed_cmd_env(arguments)[1]
+    else:
+        environment = prepare_multi_gpu_env(arguments)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -3,6 +3,7 @@
     ddp               each process holds the whole model and computes a part of the batch; gradients are averaged
     fsdp2             the same, but each keeps only a part of every weight, gradient and optimizer state, and a block's
                       weights are gathered for its turn (Zhao et al. 2023, arXiv:2304.11277; torch's `fully_shard`)
+    deepspeed         the same, but each keeps only a part of the gradients and the optimizer: see `zero.py`
     tensor_parallel   all compute the same batch, each with a part of every matrix, by the plan that the model declares
                       (Shoeybi et al. 2019, arXiv:1909.08053; transformers' `DistributedConfig`)
 
@@ -24,6 +25,8 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ..options.base import UserError
+from .gradients import clip_gradients
+from .zero import Spread, gradient_norm
 
 
 class Parallel:
@@ -90,7 +93,7 @@ class Parallel:
     def evaluating(self, loss: nn.Module):
         """What `wrap` was given, for calls that need no gradient."""
         try:
-            yield loss.module if self.strategy == "ddp" else loss
+            yield loss.module if self.strategy in ("ddp", "deepspeed") else loss
         finally:
             if self.strategy == "fsdp2":  # otherwise what was gathered last stays until a backward pass
                 loss.reshard()
@@ -104,6 +107,9 @@ class Parallel:
         elif self.strategy == "ddp" and not is_last:
             with loss.no_sync():
                 yield
+        elif self.strategy == "deepspeed":  # exchanges them at each, and adds up its part
+            loss.set_gradient_accumulation_boundary(is_last)
+            yield
         elif self.strategy == "tensor_parallel":  # transformers sums what has been accumulated, not what is added
             held = [(p, p.grad) for p in loss.parameters() if p.grad is not None]
             for p, _ in held:
@@ -113,6 +119,10 @@ class Parallel:
                 p.grad = grad if p.grad is None else p.grad.add_(grad)
         else:
             yield
+
+    def clip_gradients(self, loss: nn.Module, limit: float) -> torch.Tensor:
+        """Scale them down to a norm of `limit`, 0 for no limit; their norm before, the same on all processes."""
+        return gradient_norm(loss) if self.strategy == "deepspeed" else clip_gradients(loss, limit)
 
     def sum(self, value: torch.Tensor) -> torch.Tensor:
         """The sum over the processes that compute different parts of the batch."""
@@ -177,7 +187,7 @@ def _strategy(num_processes: int) -> str:
     if num_processes == 1:
         return "single"
     if _is_set("ACCELERATE_USE_DEEPSPEED"):
-        raise UserError("DeepSpeed: this loop has no ZeRO; fsdp2 shards weights, gradients and optimizer like stage 3")
+        return "deepspeed"
     if _is_set("ACCELERATE_USE_FSDP"):
         if os.environ.get("FSDP_VERSION", "1") != "2":
             raise UserError("fsdp_version 1 of accelerate's configuration is outdated; set fsdp_version: 2")
@@ -208,9 +218,9 @@ def whole_model(model: nn.Module, is_main: bool) -> nn.Module | None:
     return rebuilt.eval()
 
 
-def whole(tensor: torch.Tensor) -> torch.Tensor:
+def whole(tensor: torch.Tensor | Spread) -> torch.Tensor:
     """The full tensor of one that is spread over processes; all of them must ask."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if isinstance(tensor, DTensor | Spread) else tensor
 
 
 def spread_like(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

@@ -13,6 +13,7 @@ from torch import nn
 from .checkpoint import Parts, read_part, read_state
 from .ema import WeightAverage
 from .parallel import spread_like
+from .zero import Spread, ZeroOptimizer
 
 
 def collect(model: nn.Module, optimizers: list, average: WeightAverage | None) -> tuple[Parts, dict]:
@@ -40,7 +41,11 @@ def restore(path: Path, model: nn.Module, optimizers: list, average: WeightAvera
     if missing:
         raise ValueError(f"checkpoint {path} is of another model: it lacks {', '.join(sorted(missing)[:3])}")
     for i, optimizer in enumerate(optimizers):
-        optimizer.load_state_dict(_unflatten(read_part(path, f"optimizer-{i}"), state["optimizers"][i], optimizer))
+        tensors, rest = read_part(path, f"optimizer-{i}"), state["optimizers"][i]
+        if isinstance(optimizer, ZeroOptimizer):
+            optimizer.load(tensors, rest["param_groups"])
+        else:
+            optimizer.load_state_dict(_unflatten(tensors, rest, optimizer))
     if average is not None:
         tensors = average.tensors()
         spread = {name: spread_like(tensor, tensors[name]) for name, tensor in read_part(path, "average")}
@@ -59,7 +64,7 @@ def _flatten(state_dict: dict) -> tuple[dict[str, torch.Tensor], dict]:
     tensors, rest = {}, {"state": {}, "param_groups": state_dict["param_groups"]}
     for index, entries in state_dict["state"].items():
         for key, value in entries.items():
-            if isinstance(value, torch.Tensor):
+            if isinstance(value, torch.Tensor | Spread):
                 tensors[f"{index}.{key}"] = value
             else:
                 rest["state"].setdefault(str(index), {})[key] = value

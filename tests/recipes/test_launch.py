@@ -50,7 +50,7 @@ def test_a_file_of_ones_own_and_one_that_is_not_there(tmp_path):
     own.write_text(own.read_text().replace("num_machines: 1", "num_machines: 2"))
     with pytest.raises(UserError, match="2 machines: use `accelerate launch`"):
         accelerate_environment(2, str(own))
-    with pytest.raises(UserError, match=r"zero3: no such file, and none of ddp, fsdp2, tensor_parallel"):
+    with pytest.raises(UserError, match=r"zero3: no such file, and none of ddp, deepspeed, fsdp2, tensor_parallel"):
         accelerate_environment(2, "zero3")
 
 
