@@ -1,14 +1,26 @@
 """A self-contained Hub repository: weights, configuration, the code of the model, tokenizer and model card.
 
-It opens by `AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=True)` where Rhapsode is not installed.
+It opens by `AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=True)`, or the Auto class of another
+head, where Rhapsode is not installed. `model.save_pretrained` and `model.push_to_hub` write the same weights, code,
+generation config, and configuration with the whole `auto_map`. What only an export has is the tokenizer beside them,
+the card with the run's figures and the hash of the code, and the checks: nothing that looks like a token, no name that
+leads elsewhere.
 """
 
+import copy
 import shutil
 from pathlib import Path
 
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+import torch
+import transformers
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from .card import model_card
+from .card import auto_class_of, model_card
+from .code import code_hash
+from .run import Run, read_run
+from .secrets import refuse_secrets
+from .source import local_folder
+from .untrusted import check_folder, check_weights
 
 
 def export(
@@ -16,6 +28,10 @@ def export(
     directory: str | Path,
     tokenizer: PreTrainedTokenizerBase | None = None,
     dtype: str = "auto",
+    max_shard_size: int | str = "5GB",
+    revision: str | None = None,
+    name: str | None = None,
+    license: str | None = None,
 ) -> Path:
     """Write the repository and return its path; it is complete or, after an error, not there.
 
@@ -24,28 +40,38 @@ def export(
         directory: a directory that does not exist yet, or is empty.
         tokenizer: goes with it; with a directory or id, that one's own where `None`.
         dtype: `auto` keeps the number format, else `float32`, `bfloat16` or `float16`.
+        max_shard_size: of one weight file, in bytes or as "5GB".
+        revision: branch, tag or commit of a Hub id.
+        name: what the card calls it, such as `owner/name`; the directory's name where `None`.
+        license: the Hub's name of the license of the weights, such as `apache-2.0`.
 
     Raises:
-        ValueError: the directory holds something, or there is no model in `model_or_dir`.
+        ValueError: the directory holds something; there is no model in `model_or_dir`, or only a pickled one or an
+            adapter; a name in it leads out of it; something like a token would be published.
     """
     directory = Path(directory)
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise ValueError(f"{directory} is not empty; export into a new directory")
-    run = None
-    if isinstance(model_or_dir, PreTrainedModel):
-        model = model_or_dir if dtype == "auto" else model_or_dir.to(dtype=dtype)
+    folder, run = None, Run()
+    if isinstance(model_or_dir, str | Path):
+        folder = local_folder(model_or_dir, revision)
+        run = read_run(folder)
+        model, tokenizer = _open(model_or_dir, folder, tokenizer, dtype)
     else:
-        run = Path(model_or_dir)
-        model, tokenizer = _open(model_or_dir, tokenizer, dtype)
+        model = _in_memory(model_or_dir, dtype, revision)
     temporary = directory.with_name(f".unfinished-{directory.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        model.save_pretrained(temporary)
+        model.save_pretrained(temporary, max_shard_size=max_shard_size)
         if tokenizer is not None:
             tokenizer.save_pretrained(temporary)
-        if run is not None and (run / "curves.png").is_file():
-            shutil.copyfile(run / "curves.png", temporary / "curves.png")
-        (temporary / "README.md").write_text(model_card(model, directory.name, run), encoding="utf-8")
+        if run.has_curves:
+            shutil.copyfile(folder / "curves.png", temporary / "curves.png")
+        chats = tokenizer is not None and bool(tokenizer.chat_template)
+        card = model_card(model, name or directory.name, run, license, code_hash(temporary), chats)
+        (temporary / "README.md").write_text(card, encoding="utf-8")
+        refuse_secrets(temporary)
+        check_folder(temporary)
         if directory.exists():
             directory.rmdir()
         temporary.rename(directory)
@@ -54,10 +80,33 @@ def export(
     return directory
 
 
-def _open(source: str | Path, tokenizer, dtype: str):
+def _in_memory(model, dtype: str, revision: str | None) -> PreTrainedModel:
+    """The model in the number format that is wanted; whose it is keeps it as it was."""
+    if not isinstance(model, PreTrainedModel):
+        kind = type(model).__name__
+        raise ValueError(f"{kind} cannot be exported; give a model or directory (of adapters: merge_and_unload first)")
+    if revision is not None:
+        raise ValueError(f"revision {revision!r} is for a Hub repository, and this is a model; leave it out")
+    return model if dtype == "auto" else copy.deepcopy(model).to(getattr(torch, dtype))
+
+
+def _open(source: str | Path, folder: Path, tokenizer, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model by the class that its configuration names, and its tokenizer; no code of the folder runs."""
+    if (folder / "adapter_config.json").is_file():
+        raise ValueError(
+            f"{source} holds an adapter; merge it into its model first (merge_and_unload), and export that"
+        )
     try:
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
-        return model, tokenizer or AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        check_weights(folder)
+        auto = getattr(transformers, auto_class_of((config.architectures or [""])[0]))
+        model, found = auto.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        )
+        tokenizer = tokenizer or AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"{source} cannot be opened as a model with its tokenizer: {first}") from error
+    if missing := sorted(found["missing_keys"]):
+        raise ValueError(f"{source} lacks {missing[0]}: its weights are not those of {type(model).__name__}")
+    return model, tokenizer

@@ -27,6 +27,7 @@ from transformers.utils import logging
 from ..modeling import RhapsodeForCausalLM
 from .families import family_named, family_of
 from .family import Family, one_line_error, to_family, to_rhapsode
+from .source import check_source
 from .tensors import BUFFERS, foreign_tensors, weight_transforms
 
 logger = logging.get_logger(__name__)
@@ -51,6 +52,7 @@ def load_foreign(path_or_id: str | os.PathLike, **from_pretrained_kwargs) -> Rha
     if "config" in from_pretrained_kwargs:
         raise ValueError("config cannot be given to load_foreign: it follows from the checkpoint's own")
     hub_options = {name: from_pretrained_kwargs[name] for name in HUB_OPTIONS if name in from_pretrained_kwargs}
+    check_source(path_or_id, hub_options.get("revision"), hub_options.get("subfolder") or "")
     fields, _ = PreTrainedConfig.get_config_dict(path_or_id, **hub_options)
     family = family_of(fields)
     if fields.get("quantization_config"):

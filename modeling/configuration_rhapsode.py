@@ -7,7 +7,7 @@ queries and keys, no biases, tied embeddings). `presets.py` lists the other desi
 """
 
 from dataclasses import field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
@@ -16,6 +16,11 @@ from transformers.utils import logging
 
 from .presets import preset
 from .validation import check_architecture, check_choice
+
+if TYPE_CHECKING:
+    # transformers tells two directories with one name apart by a hash of the configuration and of what it imports, by
+    # the text: without this line a model would run with the code of another revision, opened before in the process.
+    from .modeling_rhapsode import RhapsodePreTrainedModel  # noqa: F401
 
 
 @strict

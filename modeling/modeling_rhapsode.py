@@ -53,8 +53,18 @@ class RhapsodePreTrainedModel(PreTrainedModel):
         elif isinstance(module, RhapsodePerHeadNorm):
             init.ones_(module.weight)
 
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """As in transformers, but weights are read from safetensors only: reading a pickle can run anything."""
+        if kwargs.get("use_safetensors") is False:
+            raise ValueError("use_safetensors=False would read a pickle; save the weights as safetensors first")
+        return super().from_pretrained(*args, **{**kwargs, "use_safetensors": True})
+
     def save_pretrained(self, save_directory, **kwargs):
-        """As in transformers, and with the code: the directory then opens anywhere by `trust_remote_code=True`."""
+        """As in transformers, and with the code: the directory then opens anywhere by `trust_remote_code=True`.
+
+        Tokenizer, model card and checks are `rhapsode.export`'s.
+        """
         self.config.auto_map = dict(AUTO_MAP)  # transformers would list the class of this model only
         return super().save_pretrained(save_directory, **kwargs)
 

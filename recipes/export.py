@@ -6,11 +6,14 @@ from ..hub import export
 from .cli import run_command
 from .options.base import UserError
 from .options.export import ExportOptions
+from .training.setup import load_tokenizer
 
 
 def run(options: ExportOptions) -> None:
+    tokenizer = load_tokenizer(options.tokenizer) if options.tokenizer else None
+    settings = {name: getattr(options, name) for name in ("dtype", "max_shard_size", "revision", "name", "license")}
     try:
-        path = export(options.model, options.output_dir, dtype=options.dtype)
+        path = export(options.model, options.output_dir, tokenizer, **settings)
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from error
     print(path)

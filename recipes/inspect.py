@@ -19,10 +19,12 @@ from .training.setup import load_model, load_tokenizer
 
 
 def run(options: InspectOptions) -> None:
-    target = Path(options.output)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    if not options.architecture and not (options.model and options.text):
+        raise UserError("needs a model and a text, as in rhapsode inspect runs/pretrain 'def '; or --architecture")
     data = inspect_preset(options.architecture) if options.architecture else inspect_model(options)
     data["versions"] = f"torch {torch.__version__}, transformers {transformers.__version__}"
+    target = Path(options.output)
+    target.parent.mkdir(parents=True, exist_ok=True)
     print(write_whole(target, render(data)))
 
 

@@ -7,6 +7,7 @@ without a chat template learns ours (`add_chat_tokens`), where the recipe is one
 
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase, set_seed
 
+from ...hub.code import check_before_loading
 from ...tokenization.growing import add_chat_tokens, grow_embeddings
 from ...tokenization.special_tokens import PAD
 from ...tokenization.vocabulary import check_fits
@@ -42,6 +43,7 @@ def open_scorer(options: AlignmentOptions, chats: bool = True, **kwargs):
     set_seed(options.seed)
     settings = {"dtype": "float32", "num_labels": 1, **loading(options), **kwargs}
     try:
+        check_before_loading(options.model, options.trust_remote_code)
         model = AutoModelForSequenceClassification.from_pretrained(options.model, **settings)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(f"--model {options.model}: cannot be opened ({one_line(error, 300)})") from error
@@ -68,7 +70,7 @@ def row_length(options: AlignmentOptions, model) -> int:
 
 def loading(options: AlignmentOptions) -> dict:
     attention = options.attn_implementation
-    settings = {"trust_remote_code": options.trust_remote_code}
+    settings = {"trust_remote_code": options.trust_remote_code, "use_safetensors": True}
     return settings | ({"attn_implementation": attention} if attention else {})
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import yaml
 
-from ..options.base import RESOLVED, UserError, write_whole
+from ..options.base import RESOLVED, write_whole
 from ..training.metrics import read_metrics
 from ..training.pages import write_report_files
-from ..training.report import FACTS
+from ..training.report import FACTS, read_mapping
 from ..training.tables import seconds, table
 from .classification_report import classification_sections
 from .curves import plot_calibration, plot_metrics
@@ -77,8 +77,8 @@ def write_report(directory: Path, target: Path | None = None) -> Path:
     """
     target = Path(target or directory)
     target.mkdir(parents=True, exist_ok=True)
-    results, facts = (_read(directory / name, json.loads) for name in (RESULTS, FACTS))
-    options = _read(directory / RESOLVED, yaml.safe_load)
+    results, facts = (read_mapping(directory / name, json.loads) for name in (RESULTS, FACTS))
+    options = read_mapping(directory / RESOLVED, yaml.safe_load)
     parts = [f"# {directory.resolve().name}", *_results(results), _rows(facts)]
     if (metrics := read_metrics(directory / "metrics.jsonl")) or facts:
         plot_metrics(metrics, directory.resolve().name, target / "curves.png")
@@ -90,15 +90,6 @@ def write_report(directory: Path, target: Path | None = None) -> Path:
     parts += _samples(results.get("samples", []))
     parts += ["## Options", f"```yaml\n{yaml.safe_dump(options, sort_keys=False, allow_unicode=True)}```"]
     return write_report_files(target / "report.md", "\n\n".join(part for part in parts if part) + "\n")
-
-
-def _read(path: Path, load) -> dict:
-    if not path.exists():
-        return {}
-    try:
-        return dict(load(path.read_text(encoding="utf-8")) or {})
-    except (ValueError, TypeError, yaml.YAMLError) as error:
-        raise UserError(f"{path} is damaged; mend or delete it") from error
 
 
 def _results(results: dict) -> list[str]:

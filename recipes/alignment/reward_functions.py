@@ -19,6 +19,7 @@ from pathlib import Path
 from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
+from ...hub.code import check_before_loading
 from ..options.base import UserError, one_line
 from ..training.setup import load_tokenizer
 from .judge import judge_reward
@@ -93,7 +94,9 @@ def _module(place: str):
 def _model(spec: str, trust_remote_code: bool) -> Reward:
     path = str(Path(spec)) if Path(spec).is_dir() else spec  # figures go by its last part, which a slash would hide
     settings = {"num_labels": 1, "dtype": "float32", "trust_remote_code": trust_remote_code}
+    settings["use_safetensors"] = True
     try:
+        check_before_loading(path, trust_remote_code)
         model, found = AutoModelForSequenceClassification.from_pretrained(path, output_loading_info=True, **settings)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         what = "is neither judge, module:function or file.py:function, nor a reward model that can be opened"

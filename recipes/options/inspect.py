@@ -25,8 +25,6 @@ class InspectOptions:
             raise UserError(
                 "--architecture draws a preset, which reads no text; give it alone, or a model and a text"
             )
-        if not self.architecture and not (self.model and self.text):
-            raise UserError("needs a model and a text, as in rhapsode inspect runs/pretrain 'def '; or --architecture")
         if self.max_tokens < 2:
             raise UserError(f"--max_tokens {self.max_tokens} leaves nothing to predict; use 2 or more")
         if self.top < 1:

@@ -20,9 +20,9 @@ REFERENCE_ADAPTER = "ref"  # trl's name for it
 
 
 def load_arguments(args) -> dict:
-    """What `from_pretrained` gets: float32 weights unless told otherwise, as in trl."""
-    given = dict(args.model_init_kwargs or {})
-    return {"dtype": torch.float32, "trust_remote_code": args.trust_remote_code, **given}
+    """What `from_pretrained` gets: float32 weights unless told otherwise, as in trl, and never a pickle."""
+    given = {"dtype": torch.float32, "use_safetensors": True, **(args.model_init_kwargs or {})}
+    return {"trust_remote_code": args.trust_remote_code, **given}
 
 
 def open_policy(model, args):

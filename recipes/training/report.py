@@ -65,14 +65,15 @@ def read_run(directory: Path) -> RunRecord:
     return RunRecord(
         directory,
         read_metrics(directory / "metrics.jsonl"),
-        _read(directory / "results.json", json.loads),
-        _read(directory / FACTS, json.loads),
-        _read(directory / RESOLVED, yaml.safe_load),
+        read_mapping(directory / "results.json", json.loads),
+        read_mapping(directory / FACTS, json.loads),
+        read_mapping(directory / RESOLVED, yaml.safe_load),
         sorted(found),
     )
 
 
-def _read(path: Path, load) -> dict:
+def read_mapping(path: Path, load) -> dict:
+    """What a file holds, read by `load`; nothing where there is none."""
     if not path.exists():
         return {}
     try:

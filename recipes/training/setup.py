@@ -12,6 +12,7 @@ from accelerate.utils import parse_flag_from_env, patch_environment
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
+from ...hub.code import check_before_loading
 from ...modeling import RhapsodeConfig, RhapsodeForCausalLM
 from ...tokenization.training import train_tokenizer
 from ...tokenization.vocabulary import check_fits
@@ -23,11 +24,13 @@ from .checkpoint import read_state
 from .compilation import compile_loss
 from .liger import choose_liger
 from .loss import NextTokenLoss
+from .optimizers import build_optimizers
 from .parallel import Parallel
 from .partial import freeze
 from .precision import Precision, choose_precision, convert_to_fp8
 from .recompute import recompute_blocks
 from .schedule import BatchSchedule
+from .zero import check_wishes, spread
 
 CHECKPOINTS = "checkpoints"
 # What a resumed run may have otherwise than the run it continues: nothing here changes a weight.
@@ -43,15 +46,18 @@ FREE_ON_RESUME = {
 def start_processes(options: PretrainOptions) -> tuple[Precision, Parallel]:
     """The number formats, and this process among those that a launcher has started."""
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU")  # only Accelerator itself reads it
-    precision = choose_precision(options, PartialState(cpu=on_cpu).device)
-    AcceleratorState._reset_state()  # another run in this process may have had another precision
-    # Accelerate has tensor parallelism on GPUs only; here it is transformers' own, see `Parallel`.
-    with patch_environment(ACCELERATE_USE_PARALLELISM_CONFIG="false"):
+    # Accelerate has tensor parallelism and DeepSpeed on GPUs only; here they are `Parallel`'s.
+    with patch_environment(ACCELERATE_USE_PARALLELISM_CONFIG="false", ACCELERATE_USE_DEEPSPEED="false"):
+        precision = choose_precision(options, PartialState(cpu=on_cpu).device)
+        AcceleratorState._reset_state()  # another run in this process may have had another precision
         accelerator = Accelerator(mixed_precision=precision.mixed_precision)
     count = accelerator.num_processes
     if options.num_processes is not None and options.num_processes != count:
         raise UserError(f"--num_processes {options.num_processes}, but the launcher has started {count}; leave it out")
-    return precision, Parallel(accelerator)
+    parallel = Parallel(accelerator)
+    if parallel.strategy == "deepspeed":
+        check_wishes(options)
+    return precision, parallel
 
 
 @contextmanager
@@ -117,15 +123,17 @@ def open_tokenizer(options: PretrainOptions, directory: Path) -> PreTrainedToken
 
 def load_tokenizer(source: str, **kwargs) -> PreTrainedTokenizerBase:
     try:
+        check_before_loading(source, kwargs.get("trust_remote_code", False), kwargs.get("revision"), weights=False)
         return AutoTokenizer.from_pretrained(source, **kwargs)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"tokenizer {source}: cannot be opened ({one_line(error, 300)})") from error
 
 
 def load_model(source: str, **kwargs):
-    """Any causal language model, in float32 unless `kwargs` say otherwise."""
+    """Any causal language model, in float32 unless `kwargs` say otherwise; never from a pickle."""
     try:
-        return AutoModelForCausalLM.from_pretrained(source, **{"dtype": "float32", **kwargs})
+        check_before_loading(source, kwargs.get("trust_remote_code", False), kwargs.get("revision"))
+        return AutoModelForCausalLM.from_pretrained(source, **{"dtype": "float32", "use_safetensors": True, **kwargs})
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(f"--model {source}: cannot be opened ({one_line(error, 300)})") from error
 
@@ -155,8 +163,8 @@ def sequence_length(options: PretrainOptions, model) -> int:
     return options.max_length or longest
 
 
-def trainable(options: PretrainOptions, model, precision: Precision, parallel: Parallel) -> nn.Module:
-    """What the loop calls: the model within its loss, prepared in the one order in which the parts fit together."""
+def trainable(options: PretrainOptions, model, precision: Precision, parallel: Parallel) -> tuple[nn.Module, list]:
+    """What the loop calls: (the model within its loss, its optimizers), in the one order in which the parts fit."""
     device = parallel.accelerator.device
     freeze(model, options.freeze)
     if precision.fp8:
@@ -165,7 +173,11 @@ def trainable(options: PretrainOptions, model, precision: Precision, parallel: P
     use_liger = choose_liger(options.use_liger_kernel, device, model)
     loss = NextTokenLoss(model, z_loss=options.z_loss, use_liger=use_liger)
     compile_loss(loss, options, device)
-    return parallel.wrap(loss)
+    loss = parallel.wrap(loss)
+    optimizers = build_optimizers(model, options)
+    if parallel.strategy == "deepspeed":
+        return spread(loss, optimizers, options.max_grad_norm, parallel.accelerator)
+    return loss, optimizers
 
 
 def new_model(options: PretrainOptions, tokenizer: PreTrainedTokenizerBase):

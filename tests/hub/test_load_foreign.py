@@ -160,14 +160,16 @@ def test_old_files_keep_masks_and_tables(seed, tools, tmp_path):
     load_foreign(tmp_path)
 
 
-def test_pickled_files_and_device_map(seed, tools, tmp_path):
+def test_device_map_and_no_pickled_files(seed, tools, tmp_path):
     theirs = tools.random_model("gpt2")
     theirs.save_pretrained(tmp_path)
     torch.save(load_file(tmp_path / "model.safetensors"), tmp_path / "pytorch_model.bin")
     ours = load_foreign(tmp_path, device_map="cpu")
-    (tmp_path / "model.safetensors").unlink()
     for a, b in zip(ours.parameters(), load_foreign(tmp_path).parameters(), strict=True):
         assert torch.equal(a, b)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"pytorch_model\.bin, a pickle"):
+        load_foreign(tmp_path)
 
 
 def test_a_head_of_its_own_wins_over_a_tied_configuration(seed, tools, tmp_path):
