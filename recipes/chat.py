@@ -12,7 +12,7 @@ from functools import partial
 from transformers import set_seed
 
 from .alignment.answering import place
-from .chatting.commands import Exit, run_command
+from .chatting.commands import Exit, Question, run_command
 from .chatting.session import Answer, Session, open_sources
 from .cli import run_command as run_from_command_line
 from .options.base import UserError, one_line
@@ -46,17 +46,17 @@ def _answer_lines(session: Session) -> None:
     """One conversation: a question a line, an answer a line; commands work as in the terminal."""
     for line in filter(str.strip, sys.stdin):
         said = run_command(session, line)
-        if said is None:
-            _print(session, line.strip(), in_one_line=True)
+        if isinstance(said, Question):
+            _print(session, said, in_one_line=True)
         else:
             print(said, file=sys.stderr)
 
 
 def _print(session: Session, question: str, in_one_line: bool) -> None:
     tell = partial(print, file=sys.stderr, flush=True)
-    answer = session.ask(question, tell=tell)
+    answer = session.ask(str(question), tell=tell)
     if session.options.json:
-        print(json.dumps({"question": question, **described(answer)}, ensure_ascii=False), flush=True)
+        print(json.dumps({"question": str(question), **described(answer)}, ensure_ascii=False), flush=True)
     else:
         text = answer.text.strip()
         print(" ".join(text.split()) if in_one_line else text, flush=True)
@@ -64,6 +64,7 @@ def _print(session: Session, question: str, in_one_line: bool) -> None:
             tell(note)
         for source in _sources(answer):
             tell(source) if in_one_line else print(source)
+        tell(_speed(answer))
     _end_if_told(answer)
 
 
@@ -84,9 +85,9 @@ def _talk(session: Session) -> None:
             continue
         try:
             said = run_command(session, line)
-            if said is None:
-                answer = session.ask(line.strip(), show=partial(print, end="", flush=True), tell=print)
-                print("\n".join(["", *_endings(answer), *_sources(answer)]))
+            if isinstance(said, Question):
+                answer = session.ask(str(said), show=partial(print, end="", flush=True), tell=print)
+                print("\n".join(["", *_endings(answer), *_sources(answer), _speed(answer)]))
                 _end_if_told(answer)
             else:
                 print(said)
@@ -97,6 +98,10 @@ def _talk(session: Session) -> None:
 def _endings(answer: Answer) -> list[str]:
     """How the answer came to its end, if not by itself."""
     return [ENDINGS[answer.ending]] if answer.ending in ENDINGS else []
+
+
+def _speed(answer: Answer) -> str:
+    return f"[{answer.tokens} tokens, {answer.tokens / answer.seconds:.1f} tokens/s]"
 
 
 def _sources(answer: Answer) -> list[str]:

@@ -1,70 +1,116 @@
-"""Evaluating a language model on held-out text: perplexity, and bits per byte, which compares across tokenizers."""
+"""Evaluating a language model: held-out text, tasks, its training text; another model beside it; another harness.
+
+The parts lie in `recipes/evaluation/`. Bits per byte, unlike perplexity, compare models with different tokenizers.
+"""
 
 import json
 import sys
 from functools import partial
-from itertools import islice
+from pathlib import Path
 
 import torch
-import transformers
 
+from .alignment.answering import place
 from .cli import run_command
-from .data.corpus import read_documents
-from .data.tokens import tokenize
+from .evaluation.asking import ask
+from .evaluation.likelihood import Opened
+from .evaluation.memorization import memorization
+from .evaluation.rendering import Example, read_examples
+from .evaluation.report import Figures, Found, circumstances, described, differences, figures, table
+from .evaluation.task import Task, open_task
+from .evaluation.text import Text, save_lines, score_text
 from .options.base import UserError
 from .options.evaluate import EvaluateOptions
-from .training.scoring import Score, score_documents
 from .training.setup import load_model, load_tokenizer
 
 LONGEST_BY_DEFAULT = 2048
+Asked = list[tuple[Task, list[Example]]]
 
 
 def run(options: EvaluateOptions) -> None:
-    tokenizer = load_tokenizer(options.model, trust_remote_code=options.trust_remote_code)
-    model = load_model(options.model, trust_remote_code=options.trust_remote_code).eval()
-    length, stride = _window(options, model)
-    documents = read_documents(options.dataset, options.split, options.text_column)
-    stream = tokenize(islice(documents, options.max_documents), tokenizer, f"tokens of {options.split}")
-    autocast = partial(torch.autocast, model.device.type, torch.bfloat16) if options.bf16 else None
-    score = score_documents(model, stream, length, stride, options.batch_size, autocast, show_progress=True)
-    result = summary(score) | {
-        "model": options.model,
-        "dataset": options.dataset,
-        "split": options.split,
-        "max_length": length,
-        "stride": stride,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
-    if options.json:
-        print(json.dumps(result))
-        return
-    width = max(map(len, result))
-    for key, value in result.items():
-        print(f"{key:<{width}}  {value:,.4f}" if isinstance(value, float) else f"{key:<{width}}  {value}")
+    asked = read_tasks(options)  # first, as it is quick and may fail
+    _check_new(options)
+    if options.harness:
+        from .evaluation.harness import run_harness, version  # which needs lm_eval
+    opened = open_model(options.model, options)
+    found, text, details = measure(opened, asked, options)
+    results, more = figures(found, options), {}
+    if options.harness:
+        results |= run_harness(opened, options)
+        more["lm_eval"] = version()
+    if options.per_document:
+        save_lines(Path(options.per_document), text.rows())
+    if options.per_example:
+        save_lines(Path(options.per_example), details)
+    compared: Figures = {}
+    if options.compare_with:
+        del opened  # the two need not lie in memory side by side
+        others, _, _ = measure(open_model(options.compare_with, options), asked, options)
+        compared = differences(found, others, options)
+    _print(options, results, compared, text, circumstances(options, **more))
 
 
-def summary(score: Score) -> dict:
-    return {
-        "bits_per_byte": score.bits_per_byte,
-        "perplexity": score.perplexity,
-        "loss": score.loss,
-        "documents": len(score.nats),
-        "tokens": int(score.targets.sum()),
-        "bytes": int(score.num_bytes.sum()),
-    }
+def read_tasks(options: EvaluateOptions) -> Asked:
+    tasks = [open_task(name) for name in dict.fromkeys(options.tasks)]
+    return [(task, read_examples(task, options.num_fewshot, options.max_examples, options.seed)) for task in tasks]
 
 
-def _window(options: EvaluateOptions, model) -> tuple[int, int]:
-    """(length, stride) of the sliding window, in tokens."""
+def open_model(name: str, options: EvaluateOptions) -> Opened:
+    tokenizer = load_tokenizer(name, trust_remote_code=options.trust_remote_code)
+    model = place(load_model(name, trust_remote_code=options.trust_remote_code))
     longest = getattr(model.config, "max_position_embeddings", None)
     length = options.max_length or min(longest or LONGEST_BY_DEFAULT, LONGEST_BY_DEFAULT)
     if longest and length > longest:
-        raise UserError(f"--max_length {length} is longer than the model's {longest} positions")
-    stride = options.stride or length // 2
+        raise UserError(f"--max_length {length} is longer than the model's {longest} positions ({name})")
+    autocast = partial(torch.autocast, model.device.type, torch.bfloat16) if options.bf16 else None
+    return Opened(model, tokenizer, length, options.batch_size, autocast)
+
+
+def measure(opened: Opened, asked: Asked, options: EvaluateOptions) -> tuple[Found, Text | None, list[dict]]:
+    """(figures, what is known of each document, what is known of each example)."""
+    found: Found = {}
+    text, details = None, []
+    if options.reads_text:
+        text = score_text(opened, options, _stride(options, opened.length))
+        found |= text.by_source(options)
+    for task, examples in asked:
+        outcome = ask(opened, task, examples)
+        found[task.name] = outcome.values
+        details += [{"task": task.name, **row} for row in outcome.details]
+        if outcome.cut:
+            cut = f"{outcome.cut} prompts lost their beginning, as {opened.length} tokens are read at once"
+            print(f"{task.name}: {cut}", file=sys.stderr)
+    if options.memorization:
+        found |= memorization(opened, options)
+    return found, text, details
+
+
+def _stride(options: EvaluateOptions, length: int) -> int:
+    stride = options.stride or max(1, length // 2)
     if stride >= length:
         raise UserError(f"--stride {stride} leaves no context in a window of {length} tokens; make it less")
-    return length, stride
+    return stride
+
+
+def _check_new(options: EvaluateOptions) -> None:
+    for name in ("per_document", "per_example"):
+        path = getattr(options, name)
+        if path and Path(path).exists():
+            raise UserError(f"--{name} {path}: there is such a file already; name another")
+
+
+def _print(options: EvaluateOptions, results: Figures, compared: Figures, text: Text | None, about: dict) -> None:
+    if options.json:
+        result = {"model": options.model, **(text.summary() if text else {}), "results": described(results)}
+        if options.compare_with:
+            result |= {"compare_with": options.compare_with, "differences": described(compared)}
+        print(json.dumps(result | about))
+        return
+    print(table(results, options.model))
+    if compared:
+        print(f"\n{table(compared, f'less {options.compare_with}')}")
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    print(f"\n{about['command']}\nseed {about['seed']}; {versions}")
 
 
 if __name__ == "__main__":

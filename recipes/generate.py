@@ -1,55 +1,132 @@
-"""Continuing a text: transformers' `generate` with the settings of the command line."""
+"""Continuing texts: transformers' `generate` with the settings of the command line.
+
+One text here, streamed where it is printed; files of prompts in `recipes/generation/`.
+"""
 
 import json
 import sys
 import time
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from transformers import TextStreamer, set_seed
 
 from ..tokenization.encoding import encode_prompt
+from .alignment.answering import padded
 from .cli import run_command
+from .options.base import UserError
 from .options.generate import GenerateOptions
 from .options.sampling import SamplingOptions
+from .training.scoring import score_ends
 from .training.setup import load_model, load_tokenizer
 
 
 def run(options: GenerateOptions) -> None:
     tokenizer = load_tokenizer(options.model, trust_remote_code=options.trust_remote_code)
     model = load_model(options.model, dtype="auto", trust_remote_code=options.trust_remote_code).eval()
+    if options.prompts:
+        from .generation.prompt_file import continue_file  # which needs more than a text does
+
+        continue_file(model, tokenizer, options)
+        return
     streams = options.stream and options.num_return_sequences == 1 and not options.json
+    ids = encode_prompt(tokenizer, options.prompt)
+    settings = sampling(options, tokenizer) | {"max_new_tokens": room(model, ids, options)}
     if streams:
         print(options.prompt, end="", flush=True)
     start = time.perf_counter()
-    texts, count = _generate(model, tokenizer, options, TextStreamer(tokenizer, True, **SKIP) if streams else None)
-    speed = count / (time.perf_counter() - start)
+    streamer = TextStreamer(tokenizer, True, skip_special_tokens=True) if streams else None
+    written = write(model, tokenizer, _copies(ids, options), settings, seed=options.seed, streamer=streamer)
+    seconds = time.perf_counter() - start
+    texts = tokenizer.batch_decode(written, skip_special_tokens=True)
+    likely = [probabilities(model, tokenizer, ids, new) for new in written] if options.probabilities else []
+    count, speed = sum(map(len, written)), sum(map(len, written)) / seconds
     if options.json:
-        settings = {key: value for key, value in vars(options).items() if key not in ("prompt", "json", "stream")}
-        result = {"prompt": options.prompt, "continuations": texts, "tokens_per_second": speed, **settings}
-        print(json.dumps(result, ensure_ascii=False))
-    elif not streams:
-        print(f"\n{'-' * 40}\n".join(options.prompt + text for text in texts))
+        result = {"prompt": options.prompt, "continuations": texts, "tokens_per_second": speed, **settings_of(options)}
+        print(json.dumps(result | ({"probabilities": likely} if likely else {}), ensure_ascii=False))
+    else:
+        if not streams:
+            print(f"\n{'-' * 40}\n".join(options.prompt + text for text in texts))
+        for rows in likely:
+            print("", *(f"{row['probability']:.4f}  {row['token']!r}" for row in rows), sep="\n")
     print(f"{count} tokens, {speed:.1f} tokens/s", file=sys.stderr)
 
 
-SKIP = {"skip_special_tokens": True}
+def write(
+    model,
+    tokenizer,
+    prompts: list[list[int]],
+    settings: dict,
+    until: Sequence[str] = (),
+    seed: int | None = None,
+    streamer: TextStreamer | None = None,
+) -> list[list[int]]:
+    """The new ids of each prompt, with the token that ends a text where the model came to it; padded to the left.
 
-
-def _generate(model, tokenizer, options: GenerateOptions, streamer=None) -> tuple[list[str], int]:
-    """The continuations, and how many tokens they have together."""
-    ids = torch.tensor([encode_prompt(tokenizer, options.prompt)], device=model.device)
-    if options.seed is not None:
-        set_seed(options.seed)
+    Args:
+        settings: what `sampling` gives.
+        until: texts after which a row is at its end as well; they are part of it.
+        seed: of the draws; None goes on with the generator as it is.
+    """
+    ids, mask = padded(prompts, settings["pad_token_id"], model.device, left=True)
+    ends = end_tokens(model, tokenizer)
+    if seed is not None:
+        set_seed(seed)
     out = model.generate(
         ids,
-        attention_mask=torch.ones_like(ids),
-        num_return_sequences=options.num_return_sequences if options.temperature > 0 else 1,
+        attention_mask=mask,
         streamer=streamer,
-        **sampling(options, tokenizer),
+        eos_token_id=ends or None,
+        stopping_criteria=[_has_said(tokenizer, until, ids.shape[1])] if until else None,
+        **settings,
     )
-    new = out[:, ids.shape[1] :]
-    texts = tokenizer.batch_decode(new, **SKIP)
-    return texts, int((new != tokenizer.pad_token_id).sum())
+    return [_trimmed(row, ends, settings["pad_token_id"]) for row in out[:, ids.shape[1] :].tolist()]
+
+
+def end_tokens(model, tokenizer) -> list[int]:
+    """The ids that end a text; of some families several."""
+    ends = model.generation_config.eos_token_id
+    ends = tokenizer.eos_token_id if ends is None else ends
+    return list(ends) if isinstance(ends, list) else [] if ends is None else [ends]
+
+
+def _has_said(tokenizer, until: Sequence[str], start: int) -> Callable:
+    """Which rows have one of the texts among their last tokens: a token has a byte at least, so that few suffice."""
+    longest = max(len(text.encode()) for text in until) + 4
+
+    def has_said(rows: torch.Tensor, scores, **kwargs) -> torch.Tensor:
+        ends = tokenizer.batch_decode(rows[:, max(start, rows.shape[1] - longest) :])
+        return torch.tensor([any(text in end for text in until) for end in ends], device=rows.device)
+
+    return has_said
+
+
+def _trimmed(ids: list[int], ends: list[int], pad: int) -> list[int]:
+    ids = ids[: next((i + 1 for i, token in enumerate(ids) if token in ends), len(ids))]
+    while ids and ids[-1] == pad and pad not in ends:
+        ids = ids[:-1]
+    return ids
+
+
+def probabilities(model, tokenizer, ids: list[int], new: list[int]) -> list[dict]:
+    """Of each new token what the model gave it, before temperature and whatever else shaped the draw."""
+    if not new:
+        return []
+    (nats,) = score_ends(model, [ids + new], [len(ids)], length=len(ids) + len(new))
+    return [
+        {"token": tokenizer.decode([token]), "id": token, "probability": probability}
+        for token, probability in zip(new, np.exp(-nats).tolist(), strict=True)
+    ]
+
+
+def room(model, ids: list[int], options: SamplingOptions) -> int:
+    """Tokens to write after `ids`: as many as are asked for, or those that the model has positions for."""
+    longest = getattr(model.config, "max_position_embeddings", None)
+    left = options.max_new_tokens if longest is None else min(options.max_new_tokens, longest - len(ids))
+    if left < 1:
+        raise UserError(f"the prompt has {len(ids)} tokens and the model {longest} positions; shorten it")
+    return left
 
 
 def sampling(options: SamplingOptions, tokenizer) -> dict:
@@ -58,17 +135,31 @@ def sampling(options: SamplingOptions, tokenizer) -> dict:
     if options.temperature > 0:
         settings |= {"temperature": options.temperature, "top_k": options.top_k, "top_p": options.top_p}
         settings |= {"min_p": options.min_p or None}
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    return settings | {"repetition_penalty": options.repetition_penalty, "pad_token_id": pad}
+    return settings | {"repetition_penalty": options.repetition_penalty, "pad_token_id": pad_token(tokenizer)}
+
+
+def pad_token(tokenizer) -> int:
+    """What fills up rows, and is masked: any id will do for a tokenizer that has none for it."""
+    known = [token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id) if token is not None]
+    return known[0] if known else 0
+
+
+def settings_of(options: GenerateOptions) -> dict:
+    """How it was written, as --json tells it."""
+    return {key: value for key, value in vars(options).items() if key not in ("prompt", "json", "stream")}
+
+
+def _copies(ids: list[int], options: GenerateOptions) -> list[list[int]]:
+    return [ids] * (options.num_return_sequences if options.temperature > 0 else 1)
 
 
 def continue_text(model, tokenizer, prompt: str, tokens: int, seed: int = 0, temperature: float = 0.7) -> str:
     """One continuation, for reports."""
     was_training = model.training
-    options = GenerateOptions(prompt=prompt, max_new_tokens=tokens, temperature=temperature, seed=seed)
-    texts, _ = _generate(model.eval(), tokenizer, options)
+    options = GenerateOptions(prompt=prompt, max_new_tokens=tokens, temperature=temperature)
+    (new,) = write(model.eval(), tokenizer, [encode_prompt(tokenizer, prompt)], sampling(options, tokenizer), seed=seed)
     model.train(was_training)
-    return texts[0]
+    return tokenizer.decode(new, skip_special_tokens=True)
 
 
 if __name__ == "__main__":

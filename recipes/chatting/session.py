@@ -42,6 +42,12 @@ class Session:
         self.tools = Tools(*(functions[name] for name in dict.fromkeys(options.tools)))
         self.writer = Writer(model, tokenizer, options, self.tools.schemas)
         self.conversation = Conversation(options.system)
+        self.last: tuple[list[int], list[int]] | None = None  # what the model saw and wrote last
+
+    def use(self, options: ChatOptions) -> None:
+        """Go on with these options; the conversation stays."""
+        self.options = options
+        self.writer.use(options)
 
     def ask(self, question: str, show: Callable | None = None, tell: Callable = lambda line: None) -> Answer:
         """The answer to a question, which both become part of the conversation.
@@ -58,6 +64,7 @@ class Session:
         while turn.answer is None:
             ids = self._visible([shown, *turn.messages[1:]], tell)
             written.append(self.writer.write(ids, show))
+            self.last = ids, written[-1].ids
             text, calls = read_answer(self.writer.tokenizer, written[-1].ids)
             before = len(turn.runs)
             turn.take(text, [] if written[-1].signal else calls)

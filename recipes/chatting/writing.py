@@ -9,7 +9,7 @@ from jinja2 import TemplateError
 
 from ...tokenization.encoding import encode_conversation
 from ...tokenization.special_tokens import TOOL_CALL
-from ..generate import sampling
+from ..generate import end_tokens, sampling
 from ..options.base import UserError, one_line
 from ..options.chat import ChatOptions
 from ..training.interrupt import Interrupt
@@ -38,15 +38,18 @@ class Writer:
             raise UserError(f"--model {options.model}: it has no chat_template; train it with rhapsode sft first")
         if schemas and (call_marker(tokenizer) is None or TOOL_CALL not in tokenizer.get_chat_template(tools=schemas)):
             raise UserError(f"--tools: {options.model} does not write calls as {TOOL_CALL}, which is how they are read")
-        self.model, self.tokenizer, self.options, self.schemas = model, tokenizer, options, schemas
+        self.model, self.tokenizer, self.schemas = model, tokenizer, schemas
         longest = getattr(model.config, "max_position_embeddings", None)
         if options.max_length and longest and options.max_length > longest:
             raise UserError(f"--max_length {options.max_length} is longer than the model's {longest} positions")
         self.length = options.max_length or longest or LONGEST_BY_DEFAULT
+        self.ends = end_tokens(model, tokenizer)
+        self.use(options)
+
+    def use(self, options: ChatOptions) -> None:
+        """Write by these options from now on."""
+        self.options, self.settings = options, sampling(options, self.tokenizer)
         self.room = self.length - max(1, min(options.max_new_tokens, int(self.length * ANSWER_SHARE)))
-        self.settings = sampling(options, tokenizer)
-        ends = model.generation_config.eos_token_id  # of some families several
-        self.ends = [tokenizer.eos_token_id] if ends is None else [ends] if isinstance(ends, int) else ends
 
     def encode(self, messages: list[dict]) -> list[int]:
         """The ids up to where the assistant's answer begins."""

@@ -28,14 +28,15 @@ def check_output(options, command: str, free: set[str] = frozenset()) -> Path:
     if not resolved.is_file() or not resolved.read_bytes().startswith(f"# rhapsode {command} ".encode()):
         raise UserError(f"--output_dir {directory} holds files that are not a {command} run's; name another directory")
     if options.resume:
-        _check_same(resolved, options, ALWAYS_FREE | free)
+        check_same(resolved, options, ALWAYS_FREE | free)
     elif not getattr(options, "overwrite_output_dir", False):
         deletes = ", --overwrite_output_dir deletes it" if hasattr(options, "overwrite_output_dir") else ""
         raise UserError(f"--output_dir {directory} holds a run; --resume goes on with it{deletes}")
     return directory
 
 
-def _check_same(resolved: Path, options, free: set[str]) -> None:
+def check_same(resolved: Path, options, free: set[str]) -> None:
+    """A `UserError` where an option that is not `free` has another value than in the file."""
     import yaml
 
     try:

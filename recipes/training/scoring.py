@@ -9,15 +9,16 @@ which, unlike perplexity, compares models with different tokenizers.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from inspect import signature
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from ..data.tokens import IGNORED, TokenStream
+from ..data.tokens import TokenStream
 
 
 @dataclass
@@ -57,7 +58,6 @@ def windows(tokens: int, length: int, stride: int) -> Iterator[tuple[int, int, i
         begin = max(0, end - length)
 
 
-@torch.no_grad()
 def score_documents(
     model,
     stream: TokenStream,
@@ -82,39 +82,86 @@ def score_documents(
         order = np.random.default_rng(0).permutation(len(todo))  # every n-th could be every document's first
         targets = np.cumsum([todo[i][2] - todo[i][3] for i in order])
         todo = [todo[i] for i in order[: np.searchsorted(targets, max_tokens) + 1]]
-    todo.sort(key=lambda window: window[2] - window[1])  # equal lengths together: little padding
     nats, targets = np.zeros(len(documents)), np.zeros(len(documents))
-    was_training = model.training
-    model.eval()
-    logits = logits or (lambda ids: model(input_ids=ids, use_cache=False).logits)
-    batches = [todo[i : i + batch_size] for i in range(0, len(todo), batch_size)]
-    index, count = (parallel.data_index, parallel.data_count) if parallel else (0, 1)
-    rounds = range(0, len(batches), count)
-    for first in tqdm(rounds, desc="evaluating", unit="batch", disable=not show_progress, leave=False):
-        batch = batches[(first + index) % len(batches)]  # sharded weights are gathered by all processes or by none
-        is_ours = first + index < len(batches)
-        values = _score_batch(logits, documents, batch, autocast, model.device)
-        for (d, _, end, target), value in zip(batch, values, strict=True):
-            nats[d] += value * is_ours
-            targets[d] += (end - target) * is_ours
-    model.train(was_training)
-    if count > 1:
+    for i, values in _scored(model, documents, todo, batch_size, autocast, show_progress, logits, parallel):
+        nats[todo[i][0]] += values.sum()
+        targets[todo[i][0]] += len(values)
+    if parallel and parallel.data_count > 1:
         nats, targets = (parallel.sum(torch.from_numpy(x).to(model.device)).cpu().numpy() for x in (nats, targets))
     full = np.array([max(len(ids) - 1, 1) for ids in documents])
     return Score(nats, targets, stream.num_bytes * targets / full)
 
 
-def _score_batch(logits, documents, batch, autocast, device) -> list[float]:
+def score_ends(
+    model,
+    documents: Sequence[np.ndarray],
+    firsts: list[int],
+    length: int,
+    batch_size: int = 8,
+    autocast=None,
+    show_progress: bool = False,
+) -> list[np.ndarray]:
+    """The nats of each token of each document from its `first` on, after at most `length` tokens in all.
+
+    Raises:
+        ValueError: an end that is longer than `length`.
+    """
+    todo = [
+        (d, max(0, len(ids) - 1 - length), len(ids), first)
+        for d, (ids, first) in enumerate(zip(documents, firsts, strict=True))
+    ]
+    for _, begin, end, first in todo:
+        if first <= begin:
+            raise ValueError(f"{end - first} tokens are to be scored with a context of {length}")
+    nats = dict(_scored(model, documents, todo, batch_size, autocast, show_progress))
+    return [nats[i] for i in range(len(todo))]
+
+
+@torch.no_grad()
+def _scored(
+    model, documents, todo, batch_size, autocast, show_progress, logits=None, parallel=None
+) -> Iterator[tuple[int, np.ndarray]]:
+    """(number of a window, the nats of its targets) for each window that is this process's to score."""
+    order = sorted(range(len(todo)), key=lambda i: todo[i][2] - todo[i][1])  # equal lengths together: little padding
+    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    index, count = (parallel.data_index, parallel.data_count) if parallel else (0, 1)
+    logits = _all_logits(logits) if logits else _last_logits(model)
+    was_training = model.training
+    model.eval()
+    rounds = range(0, len(batches), count)
+    for first in tqdm(rounds, desc="evaluating", unit="batch", disable=not show_progress, leave=False):
+        batch = batches[(first + index) % len(batches)]  # sharded weights are gathered by all processes or by none
+        values = _score_batch(logits, documents, [todo[i] for i in batch], autocast, model.device)
+        if first + index < len(batches):
+            yield from zip(batch, values, strict=True)
+    model.train(was_training)
+
+
+def _all_logits(logits: Callable) -> Callable:
+    return lambda ids, first: logits(ids)[:, first:]
+
+
+def _last_logits(model) -> Callable:
+    """(B, T) ids and a position -> the logits from that position on, which many models compute without the others."""
+    knows = "logits_to_keep" in signature(model.forward).parameters
+
+    def logits(ids: torch.Tensor, first: int) -> torch.Tensor:
+        wanted = ids.shape[1] - first
+        keep = {"logits_to_keep": wanted} if knows else {}
+        return model(input_ids=ids, use_cache=False, **keep).logits[:, -wanted:]
+
+    return logits
+
+
+def _score_batch(logits, documents, batch, autocast, device) -> list[np.ndarray]:
     longest = max(end - begin for _, begin, end, _ in batch)
+    first = min(target - begin for _, begin, _, target in batch)
     ids = torch.zeros(len(batch), longest, dtype=torch.long)
-    labels = torch.full((len(batch), longest), IGNORED)
-    for row, (d, begin, end, target) in enumerate(batch):  # padding comes after what is scored, and is not seen by it
-        ids[row, : end - begin] = torch.from_numpy(documents[d][begin:end].astype(np.int64))
-        labels[row, target - begin : end - begin] = ids[row, target - begin : end - begin]
-    ids, labels = ids.to(device), labels.to(device)
+    for row, (d, begin, end, _) in enumerate(batch):  # padding comes after what is scored, and is not seen by it
+        ids[row, : end - begin] = torch.from_numpy(np.asarray(documents[d][begin:end], np.int64))
+    ids = ids.to(device)
     with autocast() if autocast else torch.autocast(device.type, enabled=False):
-        scores = logits(ids)
-    losses = F.cross_entropy(
-        scores[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED, reduction="none"
-    )
-    return losses.view(len(batch), -1).double().sum(1).tolist()
+        scores = logits(ids[:, :-1], first - 1)  # (B, longest - first, V)
+    losses = F.cross_entropy(scores.float().flatten(0, 1), ids[:, first:].flatten(), reduction="none")
+    losses = losses.view(len(batch), -1).double().cpu().numpy()
+    return [losses[row, t - b - first : e - b - first] for row, (_, b, e, t) in enumerate(batch)]

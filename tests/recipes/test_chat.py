@@ -1,47 +1,26 @@
-"""The chat: what the model sees of a conversation, what is typed, what is printed, and how it ends."""
+"""The chat: what the model sees of a conversation, its documents, its tools, and what it writes."""
 
-import io
 import json
 import os
-import pty
 import signal
-import subprocess
-import sys
-import threading
-import time
 
 import pytest
 import torch
-from rhapsode import RhapsodeConfig, RhapsodeForCausalLM
+from rhapsode import RhapsodeForCausalLM
 from rhapsode.recipes.alignment.datasets import sft_dataset
 from rhapsode.recipes.chatting.calls import Call
-from rhapsode.recipes.chatting.commands import Exit, run_command
 from rhapsode.recipes.chatting.conversation import Conversation
-from rhapsode.recipes.chatting.session import Session, open_sources
 from rhapsode.recipes.chatting.streaming import AnswerStreamer, printable
-from rhapsode.recipes.chatting.writing import Written
-from rhapsode.recipes.cli import main
 from rhapsode.recipes.options.base import UserError
-from rhapsode.recipes.options.chat import ChatOptions
-from rhapsode.tokenization import encode_conversation, token_ids
-from rhapsode.tokenization.special_tokens import ASSISTANT, TOOL_CALL
+from rhapsode.tokenization import encode_conversation
+from rhapsode.tokenization.special_tokens import TOOL_CALL
+from scripted_chat import Script, save_model, session, write_documents
 from transformers import AutoTokenizer
-
-LENGTH = 1024
 
 
 @pytest.fixture(scope="module")
 def model_directory(tokenizer_directory, tmp_path_factory):
-    """A new model, sure of itself, so that draws differ little between kernels."""
-    directory = tmp_path_factory.mktemp("model")
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_directory)
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "max_position_embeddings": LENGTH}
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "initializer_range": 0.5}
-    config = RhapsodeConfig(vocab_size=len(tokenizer), **sizes, **heads, **token_ids(tokenizer))
-    RhapsodeForCausalLM(config).save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-    return str(directory)
+    return save_model(tmp_path_factory.mktemp("model"), tokenizer_directory)
 
 
 @pytest.fixture(scope="module")
@@ -51,32 +30,7 @@ def opened(model_directory):
 
 @pytest.fixture
 def documents(tmp_path):
-    (tmp_path / "documents").mkdir()
-    (tmp_path / "documents" / "fruit.md").write_text("# Fruit\n\nApples are red.\n")
-    (tmp_path / "documents" / "long.md").write_text("Pears are green. " * 20)
-    (tmp_path / "documents" / "sea.txt").write_text("Whales are mammals.")
-    return str(tmp_path / "documents")
-
-
-def session(opened, **options) -> Session:
-    asked = ChatOptions(model="it", **{"temperature": 0, "max_new_tokens": 8, **options})
-    return Session(*opened, asked, open_sources(asked))
-
-
-class Script:
-    """In place of the model: writes what it is told, and keeps what it has seen."""
-
-    def __init__(self, chat: Session, *answers: str | Call, signal: str | None = None):
-        self.tokenizer, self.answers, self.seen, self.signal = chat.writer.tokenizer, list(answers), [], signal
-        chat.writer.write = self
-
-    def __call__(self, ids, show=None) -> Written:
-        self.seen.append(self.tokenizer.decode(ids))
-        said = self.answers.pop(0)
-        if isinstance(said, Call):
-            said = f"{TOOL_CALL}{json.dumps({'name': said.name, 'arguments': said.arguments})}"
-        ids = [*self.tokenizer(said, add_special_tokens=False)["input_ids"], self.tokenizer.eos_token_id]
-        return Written(ids, 1.0, True, self.signal)
+    return write_documents(tmp_path / "documents")
 
 
 # What the model sees
@@ -257,176 +211,6 @@ def test_a_stream_shows_text_and_no_calls(opened):
     streamer.end()
     assert "".join(shown) == "one two [2J three"
     assert printable("a\tb\nc\r\x9b31m\x07") == "a\tb\nc31m"
-
-
-# What is typed
-
-
-def test_commands(opened, tmp_path):
-    chat = session(opened, tools=["calculator"], system="s")
-    with pytest.raises(UserError, match="nothing has been said"):
-        run_command(chat, f"/save {tmp_path}/a.jsonl")
-    Script(chat, Call("calculator", {"expression": "1+1"}), "It is 2.")
-    chat.ask("What is 1+1?")
-    path = tmp_path / "a.jsonl"
-    assert run_command(chat, f"/save {path}") == f"saved in {path}"
-    (row,) = sft_dataset(str(path))  # what is saved can be trained on
-    assert row == {"messages": chat.conversation.messages, "tools": chat.tools.schemas}
-    for line, what in (
-        (f"/save {path}", "there is such a file already"),
-        ("/save", "name a .jsonl file"),
-        (f"/save {tmp_path}/no/such/a.jsonl", "No such file"),
-        ("/rest", "unknown command /rest; did you mean /reset?"),
-        ("/qqqqq", "unknown command /qqqqq; see /help"),
-    ):
-        with pytest.raises(UserError, match=what.replace("?", r"\?")):
-            run_command(chat, line)
-    assert all(name in run_command(chat, " /help\n") for name in ("/help", "/reset", "/save", "/exit"))
-    for question in ("hello", "/etc/passwd", "/rest is what", "what is /help?", "no /reset"):
-        assert run_command(chat, question) is None
-    run_command(chat, "/reset")
-    assert chat.conversation.turns == []
-    with pytest.raises(Exit):
-        run_command(chat, "/exit")
-
-
-# The command line
-
-
-def lines_of(*arguments: str, given: str = "") -> tuple[int, str, str]:
-    command = [sys.executable, "-m", "rhapsode.recipes.chat", *arguments]
-    done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=300)
-    return done.returncode, done.stdout, done.stderr
-
-
-def test_lines_of_standard_input_are_one_conversation(model_directory, documents):
-    """In a process of its own; the second question after /reset gets the same answer as the first."""
-    flags = (
-        "--model",
-        model_directory,
-        "--temperature",
-        "0",
-        "--max_new_tokens",
-        "6",
-        "--json",
-        "--documents",
-        documents,
-    )
-    code, out, err = lines_of(
-        *flags, given="\nWhat are whales?\nAnd now?\n/reset\nWhat are whales?\n/exit\nnot asked\n"
-    )
-    rows = [json.loads(line) for line in out.splitlines()]
-    assert code == 0 and "Traceback" not in err and "a new conversation" in err
-    assert [row["question"] for row in rows] == ["What are whales?", "And now?", "What are whales?"]
-    assert rows[0]["answer"] == rows[2]["answer"] and rows[0]["calls"] == []
-    assert rows[0]["sources"][0] == {"number": 1, "path": "sea.txt", "line": 1, "cited": False}
-    assert rows[0]["tokens_per_second"] > 0 and rows[0]["ending"] in ("finished", "max_new_tokens")
-
-
-def run(monkeypatch, *arguments: str, given: str = "") -> int:
-    monkeypatch.setattr(sys, "stdin", io.StringIO(given))
-    return main(["chat", *arguments])
-
-
-def test_a_question_and_its_answer(model_directory, documents, monkeypatch, capsys):
-    flags = ("--model", model_directory, "--seed", "3", "--temperature", "2", "--max_new_tokens", "9")
-    answers = []
-    for extra in ((), (), ("--json",), ("--seed", "4")):
-        assert run(monkeypatch, "Who?", *flags, *extra) == 0
-        answers.append(capsys.readouterr().out)
-    assert answers[0] == answers[1] != answers[3]
-    assert json.loads(answers[2])["answer"] == answers[0].rstrip("\n").strip()
-    assert run(monkeypatch, "What are whales?", *flags, "--documents", documents) == 0
-    assert "sea.txt:1" in capsys.readouterr().out.splitlines()[-1]
-    assert run(monkeypatch, *flags, given="one\ntwo\n") == 0
-    assert len(capsys.readouterr().out.splitlines()) == 2
-
-
-@pytest.fixture
-def plain_directory(model_directory, tmp_path):
-    """The same model with a tokenizer that knows no chats."""
-    tokenizer = AutoTokenizer.from_pretrained(model_directory)
-    tokenizer.chat_template = None
-    RhapsodeForCausalLM.from_pretrained(model_directory).save_pretrained(tmp_path / "plain")
-    tokenizer.save_pretrained(tmp_path / "plain")
-    return str(tmp_path / "plain")
-
-
-def test_a_model_that_was_not_made_for_it(plain_directory, monkeypatch, capsys):
-    assert run(monkeypatch, "x", "--model", plain_directory) == 2
-    assert (
-        capsys.readouterr().err.splitlines()[-1].endswith("it has no chat_template; train it with rhapsode sft first")
-    )
-    tokenizer = AutoTokenizer.from_pretrained(plain_directory)
-    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
-    tokenizer.save_pretrained(plain_directory)
-    assert run(monkeypatch, "x", "--model", plain_directory, "--tools", "calculator") == 2
-    assert f"does not write calls as {TOOL_CALL}" in capsys.readouterr().err
-    assert run(monkeypatch, "x", "--model", plain_directory, "--max_new_tokens", "2") == 0  # without tools it will do
-    tokenizer.chat_template = "{{ raise_exception('no system prompts') }}"
-    tokenizer.save_pretrained(plain_directory)
-    assert run(monkeypatch, "x", "--model", plain_directory) == 2
-    assert "its chat template says: no system prompts" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("flags", "expected"),
-    [
-        (["--model", "/nowhere"], "/nowhere: cannot be opened"),
-        (["--documents", "/nowhere"], "--documents /nowhere: no such directory"),
-        (
-            ["--tools", "shell"],
-            "--tools shell: use calculator, search_documentation; a question comes before the flags",
-        ),
-        (["--tools", "search_documentation"], "searches --documents; name a directory"),
-        (["--passages", "0"], "--passages 0 must be 1 or more"),
-        (["--max_tool_rounds", "0"], "--max_tool_rounds 0 must be 1 or more"),
-        (["--temperature", "-1"], "--temperature -1.0 must be 0 or more"),
-        (
-            ["--max_length", "99999", "--model", "MODEL"],
-            f"--max_length 99999 is longer than the model's {LENGTH} positions",
-        ),
-    ],
-)
-def test_bad_input(model_directory, monkeypatch, capsys, flags, expected):
-    flags = [model_directory if flag == "MODEL" else flag for flag in flags]
-    assert run(monkeypatch, "x", *flags) == 2
-    error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("rhapsode chat: ") and expected in error
-
-
-def test_the_terminal(model_directory, monkeypatch):
-    """On a pseudo-terminal: a prompt, an answer that streams, commands, and an end by Ctrl-D."""
-    leader, follower = pty.openpty()
-    command = [sys.executable, "-m", "rhapsode.recipes.chat", "--model", model_directory, "--max_new_tokens", "4"]
-    process = subprocess.Popen(command, stdin=follower, stdout=follower, stderr=subprocess.DEVNULL, close_fds=True)
-    os.close(follower)
-    seen = bytearray()
-
-    def read():
-        try:
-            while piece := os.read(leader, 4096):
-                seen.extend(piece)
-        except OSError:  # the other side is closed
-            pass
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    for number, line in enumerate((b"hello\n", b"/rest\n", b"/help\n", b"\x04"), 1):
-        deadline = time.monotonic() + 120
-        while seen.count(b"\n> ") < number and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.05)
-        os.write(leader, line)
-    try:
-        assert process.wait(timeout=60) == 0
-    finally:
-        process.kill()
-        reader.join(timeout=30)
-        os.close(leader)
-        print(seen.decode(errors="replace"))
-    text = seen.decode(errors="replace")
-    assert "/help lists the commands" in text and "did you mean /reset?" in text and "forget what was said" in text
-    assert ASSISTANT not in text and text.count("> ") >= 4
 
 
 @pytest.mark.slow

@@ -61,9 +61,71 @@ def test_window_and_stride_count_every_token_once(model_directory, corpus, capsy
         (["--max_length", "99999"], "longer than the model's"),
         (["--max_length", "8", "--stride", "8"], "leaves no context"),
         (["--split", "test"], "test"),
+        (["--tasks", "python_statement"], "did you mean python_statements"),
+        (["--per_example", "x.jsonl"], "nothing of that kind is measured; give --tasks"),
+        (["--per_document", __file__], "there is such a file already"),
+        (["--num_fewshot", "2"], "is for --tasks and --harness"),
+        (["--memorization", "-1"], "--memorization -1 must be 0 or more"),
+        (["--memorization", "3", "--prefix_tokens", "900"], "tokens that the model reads at once"),
     ],
 )
 def test_bad_input(flags, expected, model_directory, capsys):
     assert run_command("evaluate", ["--model", str(model_directory), *flags]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert expected in error
+
+
+def evaluate(capsys, *flags) -> dict:
+    capsys.readouterr()
+    assert run_command("evaluate", [*map(str, flags), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_figures_of_sources_and_documents(model_directory, corpus, tmp_path, capsys):
+    """The parts add up to the whole, by dataset, by file and by document."""
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps({"text": f"x = {i}\n" * (i + 1)}) + "\n" for i in range(9)))
+    flags = ["--model", model_directory, "--dataset", data, corpus, "--split", "all", "--max_documents", 12]
+    result = evaluate(capsys, *flags, "--per_document", tmp_path / "documents.jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "documents.jsonl").read_text().splitlines()]
+    assert len(rows) == result["documents"] == 12
+    for key in ("tokens", "bytes"):
+        assert sum(row[key] for row in rows) == result[key]
+    assert sum(row["nats"] for row in rows) == pytest.approx(result["loss"] * result["tokens"])
+    whole, *parts = result["results"].values()
+    assert [name.strip() for name in result["results"]][1:] == [str(data), str(corpus)]
+    assert whole["bits_per_byte"]["value"] == pytest.approx(result["bits_per_byte"])
+    own = [row for row in rows if row["source"] == str(data)]
+    assert parts[0]["bits_per_byte"]["count"] == len(own) == 9
+    bits = sum(row["nats"] for row in own) / math.log(2) / sum(row["bytes"] for row in own)
+    assert parts[0]["bits_per_byte"]["value"] == pytest.approx(bits)
+    assert parts[0]["bits_per_byte"]["low"] < parts[0]["bits_per_byte"]["high"]
+    assert result["seed"] == 0 and {"rhapsode", "torch", "transformers"} <= result["versions"].keys()
+    assert result["command"].startswith(f"rhapsode evaluate --model {model_directory} --dataset")
+    files = evaluate(capsys, *flags, "--breakdown", "file")["results"]
+    assert len(files) == 1 + 4 and f"  {data}" in files  # the rows of a table are one file
+
+
+def test_a_model_beside_itself_does_not_differ(model_directory, corpus, capsys):
+    flags = ["--model", model_directory, "--dataset", corpus, "--split", "all", "--tasks", "python_builtins"]
+    result = evaluate(capsys, *flags, "--max_documents", 3, "--max_examples", 4, "--compare_with", model_directory)
+    assert set(result["differences"]["python_builtins"]) == {"accuracy", "accuracy_per_token", "accuracy_per_byte"}
+    for measures in result["differences"].values():
+        for found in measures.values():
+            assert found["value"] == pytest.approx(0, abs=1e-6) and found["low"] <= 1e-6 and found["high"] >= -1e-6
+
+
+def test_one_table(model_directory, corpus, tmp_path, capsys):
+    """Text, tasks and memorization below each other, and how to measure them again."""
+    flags = ["--model", model_directory, "--dataset", corpus, "--split", "all", "--max_documents", 3]
+    flags += ["--tasks", "python_statements", "python_expressions", "--max_examples", 3]
+    flags += ["--memorization", 3, "--prefix_tokens", 6, "--continuation_tokens", 4, "--seed", 5]
+    flags += ["--per_example", tmp_path / "examples.jsonl"]
+    assert run_command("evaluate", [*map(str, flags)]) == 0
+    out = capsys.readouterr().out
+    for words in ("bits_per_byte", "exact_match", "verbatim", "memorization, held-out text", "seed 5; rhapsode"):
+        assert words in out
+    assert "--tasks python_statements python_expressions" in out and "3 examples" in out
+    rows = [json.loads(line) for line in (tmp_path / "examples.jsonl").read_text().splitlines()]
+    assert [row["task"] for row in rows] == ["python_statements"] * 3 + ["python_expressions"] * 3
+    assert len(rows[0]["log_likelihoods"]) == 2 and "written" in rows[3]
