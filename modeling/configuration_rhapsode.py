@@ -62,7 +62,8 @@ class RhapsodeConfig(PreTrainedConfig):
     qk_norm: str = "head"
     clip_qkv: float | int | None = None  # clamp queries, keys and values to [-clip_qkv, clip_qkv] (OLMo, MPT)
     sliding_window: int | None = None  # positions that a sliding layer sees, itself included; None: all
-    layer_types: list[str] | None = None  # full_attention or sliding_attention each; None: sliding if there is a window
+    # full_attention or sliding_attention each; None: sliding if there is a window, and no field, which vLLM would index
+    layer_types: list[str] | None = field(default_factory=lambda: None)
     position_embedding_type: str = "rope"  # (Su et al. 2021, arXiv:2104.09864), learned, sinusoidal or none
     # transformers' dictionary: rope_type (default, linear, dynamic, yarn, llama3, longrope), ...; absent if not "rope"
     rope_parameters: RopeParameters | dict | None = field(default_factory=lambda: None)
@@ -101,6 +102,8 @@ class RhapsodeConfig(PreTrainedConfig):
         self.base_model_tp_plan = self._tensor_parallel_plan()
         if self.position_embedding_type != "rope":  # transformers asks `hasattr` whether a model rotates
             kwargs = self._without_rope(kwargs)
+        if self.layer_types is None:
+            del self.layer_types
         super().__post_init__(**kwargs)
         self.validate_architecture()  # here too, because `strict` would wrap the ValueError in a type of its own
 
@@ -110,8 +113,8 @@ class RhapsodeConfig(PreTrainedConfig):
 
     def attention_type(self, layer_idx: int) -> str:
         """`"full_attention"` or `"sliding_attention"`, as transformers' caches read the fields."""
-        if self.layer_types is not None:
-            return self.layer_types[layer_idx]
+        if (types := getattr(self, "layer_types", None)) is not None:
+            return types[layer_idx]
         return "full_attention" if self.sliding_window is None else "sliding_attention"
 
     def uses_rope(self, layer_idx: int) -> bool:
@@ -137,7 +140,7 @@ class RhapsodeConfig(PreTrainedConfig):
     def _tensor_parallel_plan(self) -> dict[str, str]:
         # A norm over all heads, or a single shared head, needs the whole projection on every rank.
         whole = self.qk_norm in ("full", "per_head") or self.num_key_value_heads == 1
-        column, row = ("colwise_gather_output", "rowwise_split_input") if whole else ("colwise", "rowwise")
+        column, row = ("colwise_rep", "rowwise_rep") if whole else ("colwise", "rowwise")
         plan = {f"layers.*.self_attn.{name}_proj": column for name in "qkv"} | {"layers.*.self_attn.o_proj": row}
         if self.qk_norm == "head" and self.norm_affine and not whole:
             plan |= {f"layers.*.self_attn.{name}_norm": "replicated_with_grad_allreduce" for name in "qk"}

@@ -59,12 +59,12 @@ def _problems(c):
     for name in ("no_rope_layers", "rope_interleaved"):
         if getattr(c, name) and c.position_embedding_type != "rope":
             yield f"{name}={getattr(c, name)} with position_embedding_type={c.position_embedding_type!r}; use 'rope'"
-    L, types, rotates = c.num_hidden_layers, c.layer_types or [], c.no_rope_layers
-    if c.layer_types is not None and len(types) != L:
+    L, types, rotates = c.num_hidden_layers, getattr(c, "layer_types", None), c.no_rope_layers
+    if types is not None and len(types) != L:
         yield f"layer_types has {len(types)} entries for num_hidden_layers={L}; give one per layer"
-    for i, kind in enumerate(types):
+    for i, kind in enumerate(types or []):
         check_choice(f"layer_types[{i}]", kind, ("full_attention", "sliding_attention"))
-    if "sliding_attention" in types and c.sliding_window is None:
+    if "sliding_attention" in (types or []) and c.sliding_window is None:
         yield "layer_types has 'sliding_attention' but sliding_window is None; set sliding_window"
     if rotates is not None and (len(rotates) != L or set(rotates) - {0, 1}):
         yield f"no_rope_layers={rotates} must have a 0 or a 1 for each of the num_hidden_layers={L} layers"

@@ -34,11 +34,16 @@ COMMANDS = {
     "classify": Command("train a classifier of texts", "ClassifyOptions"),
     "scaling": Command("fit scaling laws on a ladder of sizes, and predict a larger model", "ScalingOptions"),
     "compare": Command("architectures side by side, at equal data and at equal time", "CompareOptions"),
-    "evaluate": Command("perplexity and bits per byte on held-out text", "EvaluateOptions"),
+    "evaluate": Command("bits per byte of text, tasks, memorisation, each with its interval", "EvaluateOptions"),
     "generate": Command("continue a text", "GenerateOptions"),
     "chat": Command("talk with a model that answers, with tools and documents", "ChatOptions"),
-    "convert": Command("open another family's checkpoint, or write one", "ConvertOptions"),
+    "inspect": Command("a page about what a model makes of a text, or the drawing of a design", "InspectOptions"),
+    "serve": Command("an HTTP server in OpenAI's protocol", "ServeOptions"),
+    "quantize": Command("int8 or int4 weights, and what they cost in bits per byte", "QuantizeOptions"),
+    "convert": Command("open another family's checkpoint, or write one, or a GGUF file", "ConvertOptions"),
     "export": Command("write a self-contained Hub repository", "ExportOptions"),
+    "push": Command("publish a model on the Hub", "PushOptions"),
+    "verify": Command("whether the code that a model brings is Rhapsode's, before it runs", "VerifyOptions"),
     "report": Command("report.md and curves of runs, finished or not, or a comparison", "ReportOptions"),
     "presets": Command("print the named designs and what they cost", "PresetsOptions"),
     "demo": Command("all of it on the standard library, offline", "DemoOptions"),
@@ -46,6 +51,8 @@ COMMANDS = {
 
 # What not all commands need, and the extra that brings it.
 EXTRAS = {"trl": "align", "peft": "align", "sklearn": "align", "bm25s": "chat", "jsonschema": "chat"}
+EXTRAS |= {"lm_eval": "harness"}
+EXTRAS |= {"gguf": "gguf", "torchao": "quantize", "fastapi": "serve", "uvicorn": "serve", "openai": "serve"}
 
 
 def run_command(name: str, arguments: list[str]) -> int:

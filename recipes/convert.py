@@ -1,4 +1,4 @@
-"""Converting checkpoints between Rhapsode and other families; the work is done by `rhapsode.hub`."""
+"""Converting checkpoints between Rhapsode and other families, and to GGUF; the work is done by `rhapsode.hub`."""
 
 import shutil
 import sys
@@ -10,8 +10,10 @@ from ..hub import load_foreign, save_foreign
 from ..hub.families import FAMILIES
 from ..modeling import RhapsodeForCausalLM
 from .cli import run_command
+from .data.corpus import read_documents
 from .options.base import UserError
 from .options.convert import ConvertOptions
+from .training.setup import load_tokenizer
 
 OURS = "rhapsode"
 
@@ -23,7 +25,17 @@ def run(options: ConvertOptions) -> None:
     for flag, value in (("--from", options.source), ("--to", options.output_dir)):
         if value is None:
             raise UserError(f"{flag} is missing; give a directory, as in rhapsode convert --from DIR --to OUT")
-    directory = Path(options.output_dir)
+    if options.output_dir.lower() == "gguf":
+        raise UserError(f"--to {options.output_dir}: name the file, as in --to model.gguf")
+    write = write_gguf if options.output_dir.lower().endswith(".gguf") else write_directory
+    try:
+        print(write(options, Path(options.output_dir)))
+    except (ValueError, OSError) as error:
+        raise UserError(str(error)) from error
+
+
+def write_directory(options: ConvertOptions, directory: Path) -> str:
+    """A checkpoint of ours, or of another family; returns what to say about it."""
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UserError(f"--to {directory} is not empty; name a new directory")
     temporary = directory.with_name(f".unfinished-{directory.name}")
@@ -38,12 +50,31 @@ def run(options: ConvertOptions) -> None:
         if directory.exists():
             directory.rmdir()
         temporary.rename(directory)
-    except (ValueError, OSError) as error:
-        raise UserError(str(error)) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+    return f"{directory}: {options.to_family}, {size(model)}"
+
+
+def write_gguf(options: ConvertOptions, path: Path) -> str:
+    """One file for llama.cpp; returns what to say about it."""
+    from ..hub.gguf import save_gguf  # only here: the package `gguf` is an extra
+
+    if path.exists():
+        raise UserError(f"--to {path} exists; name a new file")
+    model, tokenizer = open_model(options), load_tokenizer(options.source)
+    texts = (document.text for document in read_documents(options.dataset, "validation", options.text_column))
+    family = None if options.to_family == OURS else options.to_family
+    done = save_gguf(model, path, tokenizer, texts, family)
+    if done["same_tokens"] < 1:
+        note = "llama.cpp does not know how this tokenizer cuts words; with its"
+        share = f"{done['pre_tokenizer']!r} {done['same_tokens']:.1%} of the tokens of {' '.join(options.dataset)}"
+        print(f"rhapsode convert: {note} {share} are the same", file=sys.stderr)
+    return f"{path}: gguf, {done['family']}, {size(model)}"
+
+
+def size(model) -> str:
     parameters = sum(p.numel() for p in model.parameters())
-    print(f"{directory}: {options.to_family}, {parameters:,} parameters in {str(model.dtype).removeprefix('torch.')}")
+    return f"{parameters:,} parameters in {str(model.dtype).removeprefix('torch.')}"
 
 
 def open_model(options: ConvertOptions) -> RhapsodeForCausalLM:

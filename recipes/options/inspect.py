@@ -22,9 +22,7 @@ class InspectOptions:
 
     def __post_init__(self):
         if self.architecture and (self.model or self.text):
-            raise UserError(
-                "--architecture draws a preset, which reads no text; give it alone, or a model and a text"
-            )
+            raise UserError("--architecture draws a preset, which reads no text; give it alone, or a model and a text")
         if self.max_tokens < 2:
             raise UserError(f"--max_tokens {self.max_tokens} leaves nothing to predict; use 2 or more")
         if self.top < 1:
