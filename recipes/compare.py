@@ -22,7 +22,7 @@ from .options.compare import CompareOptions
 from .options.output import check_output
 from .options.pretrain import PretrainOptions
 from .options.tokenizer import TokenizerOptions
-from .training.pages import write_report_files
+from .reporting.pages import write_report_files
 
 # Peak rates of AdamW: usual values, not the result of a search. --learning_rates changes them.
 LEARNING_RATES = {"feedforward": 2e-3, "rnn": 1e-3, "lstm": 2e-3, "transformer": 1e-3}

@@ -6,19 +6,13 @@ One text here, streamed where it is printed; files of prompts in `recipes/genera
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
 
-import numpy as np
-import torch
-from transformers import TextStreamer, set_seed
+from transformers import TextStreamer
 
 from ..tokenization.encoding import encode_prompt
-from .alignment.answering import padded
 from .cli import run_command
-from .options.base import UserError
+from .generation.writing import probabilities, room, sampling, settings_of, write
 from .options.generate import GenerateOptions
-from .options.sampling import SamplingOptions
-from .training.scoring import score_ends
 from .training.setup import load_model, load_tokenizer
 
 
@@ -53,113 +47,8 @@ def run(options: GenerateOptions) -> None:
     print(f"{count} tokens, {speed:.1f} tokens/s", file=sys.stderr)
 
 
-def write(
-    model,
-    tokenizer,
-    prompts: list[list[int]],
-    settings: dict,
-    until: Sequence[str] = (),
-    seed: int | None = None,
-    streamer: TextStreamer | None = None,
-) -> list[list[int]]:
-    """The new ids of each prompt, with the token that ends a text where the model came to it; padded to the left.
-
-    Args:
-        settings: what `sampling` gives.
-        until: texts after which a row is at its end as well; they are part of it.
-        seed: of the draws; None goes on with the generator as it is.
-    """
-    ids, mask = padded(prompts, settings["pad_token_id"], model.device, left=True)
-    ends = end_tokens(model, tokenizer)
-    if seed is not None:
-        set_seed(seed)
-    out = model.generate(
-        ids,
-        attention_mask=mask,
-        streamer=streamer,
-        eos_token_id=ends or None,
-        stopping_criteria=[_has_said(tokenizer, until, ids.shape[1])] if until else None,
-        **settings,
-    )
-    return [_trimmed(row, ends, settings["pad_token_id"]) for row in out[:, ids.shape[1] :].tolist()]
-
-
-def end_tokens(model, tokenizer) -> list[int]:
-    """The ids that end a text; of some families several."""
-    ends = model.generation_config.eos_token_id
-    ends = tokenizer.eos_token_id if ends is None else ends
-    return list(ends) if isinstance(ends, list) else [] if ends is None else [ends]
-
-
-def _has_said(tokenizer, until: Sequence[str], start: int) -> Callable:
-    """Which rows have one of the texts among their last tokens: a token has a byte at least, so that few suffice."""
-    longest = max(len(text.encode()) for text in until) + 4
-
-    def has_said(rows: torch.Tensor, scores, **kwargs) -> torch.Tensor:
-        ends = tokenizer.batch_decode(rows[:, max(start, rows.shape[1] - longest) :])
-        return torch.tensor([any(text in end for text in until) for end in ends], device=rows.device)
-
-    return has_said
-
-
-def _trimmed(ids: list[int], ends: list[int], pad: int) -> list[int]:
-    ids = ids[: next((i + 1 for i, token in enumerate(ids) if token in ends), len(ids))]
-    while ids and ids[-1] == pad and pad not in ends:
-        ids = ids[:-1]
-    return ids
-
-
-def probabilities(model, tokenizer, ids: list[int], new: list[int]) -> list[dict]:
-    """Of each new token what the model gave it, before temperature and whatever else shaped the draw."""
-    if not new:
-        return []
-    (nats,) = score_ends(model, [ids + new], [len(ids)], length=len(ids) + len(new))
-    return [
-        {"token": tokenizer.decode([token]), "id": token, "probability": probability}
-        for token, probability in zip(new, np.exp(-nats).tolist(), strict=True)
-    ]
-
-
-def room(model, ids: list[int], options: SamplingOptions) -> int:
-    """Tokens to write after `ids`: as many as are asked for, or those that the model has positions for."""
-    longest = getattr(model.config, "max_position_embeddings", None)
-    left = options.max_new_tokens if longest is None else min(options.max_new_tokens, longest - len(ids))
-    if left < 1:
-        raise UserError(f"the prompt has {len(ids)} tokens and the model {longest} positions; shorten it")
-    return left
-
-
-def sampling(options: SamplingOptions, tokenizer) -> dict:
-    """What transformers' `generate` is told: how many tokens, and how each is drawn."""
-    settings = {"max_new_tokens": options.max_new_tokens, "do_sample": options.temperature > 0}
-    if options.temperature > 0:
-        settings |= {"temperature": options.temperature, "top_k": options.top_k, "top_p": options.top_p}
-        settings |= {"min_p": options.min_p or None}
-    return settings | {"repetition_penalty": options.repetition_penalty, "pad_token_id": pad_token(tokenizer)}
-
-
-def pad_token(tokenizer) -> int:
-    """What fills up rows, and is masked: any id will do for a tokenizer that has none for it."""
-    known = [token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id) if token is not None]
-    return known[0] if known else 0
-
-
-def settings_of(options: GenerateOptions) -> dict:
-    """How it was written, as --json tells it."""
-    return {key: value for key, value in vars(options).items() if key not in ("prompt", "json", "stream")}
-
-
 def _copies(ids: list[int], options: GenerateOptions) -> list[list[int]]:
     return [ids] * (options.num_return_sequences if options.temperature > 0 else 1)
-
-
-def continue_text(model, tokenizer, prompt: str, tokens: int, seed: int = 0, temperature: float = 0.7) -> str:
-    """One continuation, for reports."""
-    was_training = model.training
-    options = GenerateOptions(prompt=prompt, max_new_tokens=tokens, temperature=temperature)
-    (new,) = write(model.eval(), tokenizer, [encode_prompt(tokenizer, prompt)], sampling(options, tokenizer), seed=seed)
-    model.train(was_training)
-    return tokenizer.decode(new, skip_special_tokens=True)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 from .alignment import report as alignment_report
 from .cli import run_command
 from .options.report import ReportOptions
-from .training.report import read_run, summary, write_comparison, write_report
+from .reporting.report import read_run, summary, write_comparison, write_report
 
 COMPARISON = "runs/comparison"
 

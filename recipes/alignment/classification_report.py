@@ -1,6 +1,6 @@
 """What only the report of a classifier has: figures beside those of a constant answer, and the confusion table."""
 
-from ..training.tables import table
+from ..reporting.tables import table
 
 NAMES = {
     "accuracy": "accuracy",

@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..training.curves import ACCENT, GRID, INK, MANY, MUTED, running_mean
+from ..reporting.curves import ACCENT, GRID, INK, MANY, MUTED, running_mean
 
 # What trl logs, in the order of the panels; those that a run does not log are left out.
 PANELS = {

@@ -5,7 +5,7 @@ from pathlib import Path
 from ..options.alignment import AlignmentOptions
 from ..options.base import RESOLVED, UserError, save_resolved
 from ..options.output import check_output
-from ..training.report import save_facts
+from ..reporting.report import save_facts
 from ..training.setup import made_directory
 
 # What a resumed run may have otherwise than the run it continues: nothing here changes a weight.

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ..training.tables import table
+from ..reporting.tables import table
 from .curves import plot_agreement
 
 ROWS = {

@@ -6,10 +6,10 @@ from pathlib import Path
 import yaml
 
 from ..options.base import RESOLVED, write_whole
-from ..training.metrics import read_metrics
-from ..training.pages import write_report_files
-from ..training.report import FACTS, read_mapping
-from ..training.tables import seconds, table
+from ..reporting.metrics_file import read_metrics
+from ..reporting.pages import write_report_files
+from ..reporting.report import FACTS, read_mapping
+from ..reporting.tables import seconds, table
 from .classification_report import classification_sections
 from .curves import plot_calibration, plot_metrics
 from .knowledge_report import knowledge_sections

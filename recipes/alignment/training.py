@@ -23,8 +23,9 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from ..options.alignment import AlignmentOptions
 from ..options.base import UserError, one_line
+from ..reporting.metrics_file import MetricsLog
 from ..training.hardware import supports_bf16
-from ..training.metrics import MetricsLog, progress_bar
+from ..training.metrics import progress_bar
 from ..training.setup import CHECKPOINTS
 from ..training.tracking import check_trackers
 from . import adapters

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from transformers import set_seed
 
-from ..generate import probabilities
+from ..generation.writing import probabilities
 from ..options.base import UserError, parse, write_whole
 from ..options.chat import ChatOptions
 from ..options.sampling import SamplingOptions

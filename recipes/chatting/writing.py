@@ -9,7 +9,7 @@ from jinja2 import TemplateError
 
 from ...tokenization.encoding import encode_conversation
 from ...tokenization.special_tokens import TOOL_CALL
-from ..generate import end_tokens, sampling
+from ..generation.writing import end_tokens, sampling
 from ..options.base import UserError, one_line
 from ..options.chat import ChatOptions
 from ..training.interrupt import Interrupt

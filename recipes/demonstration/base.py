@@ -12,13 +12,13 @@ from .. import pretrain
 from .. import tokenizer as tokenizer_command
 from ..baselines.ngram import ByteNGram
 from ..data.corpus import read_documents
-from ..generate import continue_text
+from ..generation.writing import continue_text
 from ..options.base import parse
 from ..options.demo import DemoOptions
 from ..options.export import ExportOptions
 from ..options.pretrain import PretrainOptions
 from ..options.tokenizer import TokenizerOptions
-from ..training.report import write_report
+from ..reporting.report import write_report
 from ..training.setup import load_model, load_tokenizer
 
 CONFIG = Path(__file__).parent.parent / "configs" / "demo.yaml"

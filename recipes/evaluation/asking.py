@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ...tokenization.encoding import encode_prompt
 from ..alignment.answering import batches
-from ..generate import pad_token, write
+from ..generation.writing import pad_token, write
 from ..options.base import UserError
 from .likelihood import Opened, log_likelihoods
 from .measured import Values, shares

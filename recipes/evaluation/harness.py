@@ -19,7 +19,7 @@ from lm_eval.models.huggingface import HFLM
 
 from ...tokenization.encoding import encode_prompt, encode_texts
 from ..alignment.answering import padded
-from ..generate import pad_token
+from ..generation.writing import pad_token
 from ..options.base import UserError, one_line
 from ..options.evaluate import EvaluateOptions
 from .asking import alike, reference

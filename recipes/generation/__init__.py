@@ -1,1 +1,1 @@
-"""What `rhapsode generate` does with a file of prompts; `recipes/generate.py` continues one."""
+"""Writing text with a model: `writing.py` after any prompt, `prompt_file.py` after those of a file."""

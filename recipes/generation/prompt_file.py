@@ -15,10 +15,10 @@ from tqdm import tqdm
 
 from ...tokenization.encoding import encode_conversation, encode_prompt
 from ..alignment.rows import Row, open_tables
-from ..generate import probabilities, sampling, settings_of, write
 from ..options.base import RESOLVED, UserError, one_line, save_resolved, write_whole
 from ..options.generate import GenerateOptions
 from ..options.output import check_same
+from .writing import probabilities, sampling, settings_of, write
 
 
 def continue_file(model, tokenizer, options: GenerateOptions) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 from rhapsode.recipes.alignment.curves import dress, save, series
-from rhapsode.recipes.training.curves import ACCENT, INK
-from rhapsode.recipes.training.metrics import read_metrics
+from rhapsode.recipes.reporting.curves import ACCENT, INK
+from rhapsode.recipes.reporting.metrics_file import read_metrics
 
 PANELS = {
     "reward": "reward",

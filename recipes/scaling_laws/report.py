@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..training.curves import ACCENT, GRID, INK
-from ..training.pages import write_report_files
+from ..reporting.curves import ACCENT, GRID, INK
+from ..reporting.pages import write_report_files
 from .fitting import Fit
 from .forms import compute_optimal
 

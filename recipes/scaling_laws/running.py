@@ -17,8 +17,8 @@ from ..options.base import UserError
 from ..options.pretrain import PretrainOptions
 from ..options.scaling import ScalingOptions
 from ..process import tune_process
+from ..reporting.metrics_file import read_metrics
 from ..training.loss import NextTokenLoss
-from ..training.metrics import read_metrics
 from ..training.optimizers import build_optimizers
 from ..training.setup import new_model
 from .ladder import Ladder, Rung, run_options

@@ -4,5 +4,5 @@ before the first step   setup, parallel, launch; partial, precision, recompute, 
 in a step               loss, liger, gradients, guard, optimizers, muon, schedule, ema, parameters
 between steps           scoring, checkpoint, state, interrupt
 what is watched         watch, metrics, updates, hardware, energy, tracking
-afterwards              outcome, report, curves, tables
+afterwards              outcome; report and curves are made in recipes/reporting/
 """

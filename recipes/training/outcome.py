@@ -6,12 +6,12 @@ from dataclasses import asdict
 import torch
 import transformers
 
-from ..generate import continue_text
+from ..generation.writing import continue_text
 from ..options.base import RESOLVED, save_resolved, write_whole
+from ..reporting.report import save_facts, write_report
 from . import setup
 from .metrics import flops_per_token
 from .parallel import whole_model
-from .report import save_facts, write_report
 from .scoring import Score
 
 

@@ -3,9 +3,10 @@
 import torch
 
 from ..options.pretrain import PretrainOptions
+from ..reporting.metrics_file import MetricsLog
 from .energy import EnergyMeter
 from .hardware import memory_row, total_peak_flops
-from .metrics import MetricsLog, Stopwatch, flops_per_token, progress_bar
+from .metrics import Stopwatch, flops_per_token, progress_bar
 from .parallel import Parallel
 from .precision import Precision
 from .tracking import Trackers

@@ -6,7 +6,7 @@ import pytest
 import torch
 from rhapsode import RhapsodeConfig, RhapsodeForCausalLM
 from rhapsode.recipes.cli import run_command
-from rhapsode.recipes.generate import end_tokens, write
+from rhapsode.recipes.generation.writing import end_tokens, write
 from rhapsode.tokenization import encode_conversation, token_ids
 from rhapsode.tokenization.encoding import encode_prompt
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM

@@ -9,7 +9,8 @@ import pytest
 import torch
 from rhapsode.modeling import RhapsodeConfig, RhapsodeForCausalLM
 from rhapsode.recipes.options.base import UserError
-from rhapsode.recipes.training.metrics import MetricsLog, Stopwatch, flops_per_token, progress_bar, read_metrics
+from rhapsode.recipes.reporting.metrics_file import MetricsLog, read_metrics
+from rhapsode.recipes.training.metrics import Stopwatch, flops_per_token, progress_bar
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 

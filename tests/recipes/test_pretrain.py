@@ -11,8 +11,8 @@ from rhapsode.recipes.cli import run_command
 from rhapsode.recipes.data.tokens import IGNORED
 from rhapsode.recipes.options.base import UserError
 from rhapsode.recipes.options.pretrain import PretrainOptions
+from rhapsode.recipes.reporting.metrics_file import read_metrics
 from rhapsode.recipes.training.checkpoint import read_part
-from rhapsode.recipes.training.metrics import read_metrics
 from rhapsode.recipes.training.state import collect
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer

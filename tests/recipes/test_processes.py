@@ -9,7 +9,7 @@ import time
 
 import pytest
 import torch
-from rhapsode.recipes.training.metrics import read_metrics
+from rhapsode.recipes.reporting.metrics_file import read_metrics
 from safetensors.torch import load_file
 from training_processes import STRATEGIES, Training
 from transformers import AutoModelForCausalLM

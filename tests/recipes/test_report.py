@@ -9,10 +9,10 @@ from matplotlib.image import imread
 from rhapsode.recipes import report as command
 from rhapsode.recipes.options.base import RESOLVED, UserError
 from rhapsode.recipes.options.report import ReportOptions
-from rhapsode.recipes.training import report
-from rhapsode.recipes.training.curves import _series, plot_curves, progress_figure, running_mean, skipped_at
-from rhapsode.recipes.training.report import read_run, run_names, save_facts, summary, write_report
-from rhapsode.recipes.training.tables import seconds, table
+from rhapsode.recipes.reporting import report
+from rhapsode.recipes.reporting.curves import _series, plot_curves, progress_figure, running_mean, skipped_at
+from rhapsode.recipes.reporting.report import read_run, run_names, save_facts, summary, write_report
+from rhapsode.recipes.reporting.tables import seconds, table
 
 FACTS = {
     **{"parameters": 1_000_000, "precision": "float32 master weights", "processes": 2, "total_steps": 200},

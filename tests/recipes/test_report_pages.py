@@ -5,7 +5,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from rhapsode.recipes.training.pages import render, write_report_files
+from rhapsode.recipes.reporting.pages import render, write_report_files
 
 PICTURE = b"\x89PNG\r\n\x1a\n and the rest"
 REPORT = """# a < b

@@ -15,7 +15,7 @@ import yaml
 
 from ..options.base import RESOLVED, UserError, write_whole
 from .curves import plot_curves, plot_progress
-from .metrics import read_metrics
+from .metrics_file import read_metrics
 from .pages import write_report_files
 from .tables import comparison, sections, table
 
