@@ -24,7 +24,17 @@ CODE_FILES = ("*.py", "*.json", "*.md")
 
 def code_hash(folder: Path) -> str | None:
     """Of all Python files in the folder; `None` where there are none."""
-    return _hash({path.relative_to(folder).as_posix(): path for path in folder.rglob("*.py")})
+    return _hash(_code_of(folder))
+
+
+def _code_of(folder: Path) -> dict[str, Path]:
+    """All Python files by name; a run keeps copies of them in its checkpoints, which belong to nobody's export."""
+    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.py")}
+    return {name: path for name, path in found.items() if not name.startswith("checkpoints/")}
+
+
+def _some(names: list[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _hash(files: dict[str, Path]) -> str | None:
@@ -53,7 +63,7 @@ def verify(source: str | Path, sha256: str | None = None, revision: str | None =
         raise ValueError(f"{source}: its code has sha256 {found} and not {sha256}; do not run it")
     if sha256 is None and (differing := _differing(folder)):
         raise ValueError(
-            f"{source}: its code is not this Rhapsode's, {', '.join(differing)} differ; another version of it has "
+            f"{source}: its code is not this Rhapsode's, {_some(differing)} differ; another version of it has "
             f"another hash: read the code, or give --sha256 from whom you trust (this is {found})"
         )
     return f"{source}: unchanged, sha256 {found}"
@@ -71,7 +81,7 @@ def refuse_changed_code(folder: str | Path) -> None:
     if stated is not None and (elsewhere := _code_elsewhere(folder)):
         raise ValueError(f"{folder}: changed after the export: it takes its code from {elsewhere}; do not run it")
     if stated is not None and stated != found:
-        changed = ", ".join(_differing(folder)) or "its files"
+        changed = _some(_differing(folder)) or "its files"
         raise ValueError(
             f"{folder}: the code was changed after the export ({changed}): README.md names sha256 {stated[:12]}..., it "
             f"has {str(found)[:12]}...; do not run it, export or fetch it again"
@@ -116,7 +126,7 @@ def _hash_in_card(folder: Path) -> str | None:
 def _differing(folder: Path) -> list[str]:
     """Names of Python files that are not this package's, or that it has beside them."""
     ours = package_files(folder)
-    theirs = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.py")}
+    theirs = _code_of(folder)
     same = {name for name in ours.keys() & theirs.keys() if ours[name].read_bytes() == theirs[name].read_bytes()}
     return sorted((ours.keys() | theirs.keys()) - same)
 

@@ -8,6 +8,7 @@ leads elsewhere.
 """
 
 import copy
+import re
 import shutil
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from .run import Run, read_run
 from .secrets import refuse_secrets
 from .source import local_folder
 from .untrusted import check_folder, check_weights
+
+CARD_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")  # it stands in code that the card shows
 
 
 def export(
@@ -52,6 +55,9 @@ def export(
     directory = Path(directory)
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise ValueError(f"{directory} is not empty; export into a new directory")
+    if name is not None and not CARD_NAME.fullmatch(name):
+        raise ValueError(f"name {name!r} of the card: use letters, digits, - _ . and one /, as in owner/name")
+    name = name or re.sub(r"[^\w.-]", "-", directory.name)
     folder, run = None, Run()
     if isinstance(model_or_dir, str | Path):
         folder = local_folder(model_or_dir, revision)
@@ -68,7 +74,7 @@ def export(
         if run.has_curves:
             shutil.copyfile(folder / "curves.png", temporary / "curves.png")
         chats = tokenizer is not None and bool(tokenizer.chat_template)
-        card = model_card(model, name or directory.name, run, license, code_hash(temporary), chats)
+        card = model_card(model, name, run, license, code_hash(temporary), chats)
         (temporary / "README.md").write_text(card, encoding="utf-8")
         refuse_secrets(temporary)
         check_folder(temporary)
@@ -98,6 +104,8 @@ def _open(source: str | Path, folder: Path, tokenizer, dtype: str) -> tuple[PreT
         )
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        if getattr(config, "quantization_config", None) is not None:
+            raise ValueError("it is quantized already, and its directory is complete; export what it was made from")
         check_weights(folder)
         auto = getattr(transformers, auto_class_of((config.architectures or [""])[0]))
         model, found = auto.from_pretrained(

@@ -5,8 +5,11 @@ are equal byte for byte. The token comes from where huggingface_hub keeps it (`h
 option, so that it stands in no list of processes and in no file of a run.
 """
 
+import glob
 import inspect
 import tempfile
+from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 
 from huggingface_hub import CommitInfo, HfApi, get_token
@@ -19,7 +22,12 @@ from .secrets import refuse_secrets
 from .source import FILES, check_repository, check_revision, hub_errors
 from .untrusted import check_weights
 
-REPLACED = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "*.py")  # would be loaded too
+# What an earlier push of another model may have left and loading would take: what is not sent again is removed.
+REPLACED = (
+    *("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "*.py", "adapter_config.json"),
+    *("chat_template.jinja", "generation_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt"),
+)
 
 
 def push(
@@ -117,5 +125,11 @@ def _upload(api: HfApi, folder: Path, repo_id: str, revision: str | None, messag
         commit_message=message or "Upload with Rhapsode",
         allow_patterns=list(FILES),
         ignore_patterns=[".*", "*/.*"],
-        delete_patterns=list(REPLACED),
+        delete_patterns=[glob.escape(name) for name in _left_over(api, folder, repo_id, revision)],
     )
+
+
+def _left_over(api: HfApi, folder: Path, repo_id: str, revision: str | None) -> list[str]:
+    """Files at the top of the repository that a model is opened from, and this one does not have."""
+    names = [name for name in api.list_repo_files(repo_id, revision=revision) if "/" not in name]
+    return [name for name in names if any(map(partial(fnmatch, name), REPLACED)) and not (folder / name).exists()]

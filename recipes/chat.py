@@ -12,7 +12,7 @@ from functools import partial
 from transformers import set_seed
 
 from .alignment.answering import place
-from .chatting.commands import Exit, Question, run_command
+from .chatting.commands import Exit, Question, answered, run_command
 from .chatting.session import Answer, Session, open_sources
 from .cli import run_command as run_from_command_line
 from .options.base import UserError, one_line
@@ -35,7 +35,7 @@ def run(options: ChatOptions) -> None:
         set_seed(options.seed)
     with suppress(Exit):
         if options.question:
-            _print(session, options.question, in_one_line=False)
+            _print(session, Question(options.question), in_one_line=False)
         elif sys.stdin.isatty():
             _talk(session)
         else:
@@ -52,9 +52,9 @@ def _answer_lines(session: Session) -> None:
             print(said, file=sys.stderr)
 
 
-def _print(session: Session, question: str, in_one_line: bool) -> None:
+def _print(session: Session, question: Question, in_one_line: bool) -> None:
     tell = partial(print, file=sys.stderr, flush=True)
-    answer = session.ask(str(question), tell=tell)
+    answer = answered(session, question, tell=tell)
     if session.options.json:
         print(json.dumps({"question": str(question), **described(answer)}, ensure_ascii=False), flush=True)
     else:
@@ -86,7 +86,7 @@ def _talk(session: Session) -> None:
         try:
             said = run_command(session, line)
             if isinstance(said, Question):
-                answer = session.ask(str(said), show=partial(print, end="", flush=True), tell=print)
+                answer = answered(session, said, show=partial(print, end="", flush=True), tell=print)
                 print("\n".join(["", *_endings(answer), *_sources(answer), _speed(answer)]))
                 _end_if_told(answer)
             else:

@@ -13,7 +13,7 @@ from .cli import run_command
 from .data.corpus import read_documents
 from .options.base import UserError
 from .options.convert import ConvertOptions
-from .training.setup import load_tokenizer
+from .training.setup import load_tokenizer, refuse_other_heads
 
 OURS = "rhapsode"
 
@@ -78,8 +78,12 @@ def size(model) -> str:
 
 
 def open_model(options: ConvertOptions) -> RhapsodeForCausalLM:
-    kind = AutoConfig.from_pretrained(options.source).model_type
-    load = RhapsodeForCausalLM.from_pretrained if kind == OURS else load_foreign
+    config = AutoConfig.from_pretrained(options.source)
+    try:
+        refuse_other_heads(config)
+    except ValueError as error:
+        raise UserError(f"--from {options.source}: {error}") from error
+    load = RhapsodeForCausalLM.from_pretrained if config.model_type == OURS else load_foreign
     return load(options.source, dtype=options.dtype)
 
 

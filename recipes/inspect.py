@@ -52,7 +52,8 @@ def inspect_model(options: InspectOptions) -> dict:
     if len(kept) < 2:
         raise UserError(f"the text has {len(kept)} token; give one of 2 or more, so that there is something to predict")
     if len(kept) < len(ids):
-        print(f"the first {len(kept)} of {len(ids)} tokens are shown; --max_tokens takes more", file=sys.stderr)
+        why = "--max_tokens takes more" if len(kept) < longest else f"the model has {longest} positions"
+        print(f"the first {len(kept)} of {len(ids)} tokens are shown; {why}", file=sys.stderr)
     reading = read_text(model, tokenizer, kept, options.top)
     drawing = {"rotation": rotation(model), "blueprint": blueprint(model)}
     return {"title": options.model, "reading": reading | {"cut": len(ids) - len(kept)}} | drawing

@@ -8,7 +8,6 @@ import importlib.util
 import socket
 import sys
 
-import transformers
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from .cli import run_command
@@ -41,7 +40,7 @@ def run(options: ServeOptions) -> None:
             host=options.host,
             port=options.port,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, AttributeError) as error:
         raise UserError(f"--model {options.model}: cannot be served ({one_line(error, 300)})") from error
     finally:
         for part in ("_generation_state", "_model_manager"):  # their threads would keep the process after Ctrl-C
@@ -55,6 +54,8 @@ def make_known(source: str) -> None:
     Raises:
         UserError: no causal language model, or one whose code Rhapsode and transformers do not have.
     """
+    from transformers.cli.serving import model_manager  # only here: it needs the libraries of the server
+
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)  # and no question on the terminal
     except (OSError, ValueError, KeyError) as error:
@@ -63,8 +64,9 @@ def make_known(source: str) -> None:
     named = (config.architectures or ["none"])[0]
     if model_class is None or model_class.__name__ != named:
         raise UserError(f"--model {source}: its class is {named}, which is no causal language model to be served")
-    if not hasattr(transformers, named):
-        setattr(transformers, named, model_class)
+    library = model_manager.transformers  # the server's own: transformers can replace itself in sys.modules
+    if not hasattr(library, named):
+        setattr(library, named, model_class)
 
 
 def check_port(host: str, port: int) -> None:

@@ -17,7 +17,7 @@ from ..generation.writing import probabilities
 from ..options.base import UserError, parse, write_whole
 from ..options.chat import ChatOptions
 from ..options.sampling import SamplingOptions
-from .session import Session
+from .session import Answer, Session
 
 SETTINGS = [f.name for f in dataclasses.fields(SamplingOptions) if f.name not in ("model", "trust_remote_code")]
 
@@ -29,6 +29,16 @@ class Command(NamedTuple):
 
 class Question(str):
     """What is to be asked, in place of something to print."""
+
+
+class LastQuestion(Question):
+    """The last one, to be answered again."""
+
+
+def answered(session: Session, question: Question, **how) -> Answer:
+    """What `session.ask` gives; the last question's answer takes the place of the one that it had."""
+    ask = session.ask_again if isinstance(question, LastQuestion) else session.ask
+    return ask(str(question), **how)
 
 
 class Exit(Exception):
@@ -57,7 +67,7 @@ def _help(session: Session, rest: str) -> str:
 
 
 def _reset(session: Session, rest: str) -> str:
-    session.conversation.reset()
+    session.reset()
     return "a new conversation"
 
 
@@ -83,7 +93,7 @@ def _save(session: Session, rest: str) -> str:
 def _regenerate(session: Session, rest: str) -> Question:
     if not session.conversation.turns:
         raise UserError("/regenerate: nothing has been said")
-    return Question(session.conversation.take_back())
+    return LastQuestion(session.conversation.turns[-1][0]["content"])
 
 
 def _set(session: Session, rest: str) -> str:

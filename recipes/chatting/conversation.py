@@ -37,11 +37,10 @@ class Conversation:
                 raise UserError(f"this turn has {len(ids)} tokens and the context holds {room} before an answer")
             self.first += 1
 
-    def take_back(self) -> str:
-        """Forget the last turn; returns its question."""
-        turn = self.turns.pop()
+    def take_back(self) -> None:
+        """Forget the last turn."""
+        self.turns.pop()
         self.first = min(self.first, len(self.turns))
-        return turn[0]["content"]
 
     def reset(self) -> None:
         self.turns, self.first = [], 0

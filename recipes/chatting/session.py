@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from typing import NamedTuple
 
+from ..options.base import UserError
 from ..options.chat import ChatOptions
 from .calculator import calculator
 from .calls import Call, read_answer
@@ -43,6 +44,24 @@ class Session:
         self.writer = Writer(model, tokenizer, options, self.tools.schemas)
         self.conversation = Conversation(options.system)
         self.last: tuple[list[int], list[int]] | None = None  # what the model saw and wrote last
+
+    def reset(self) -> None:
+        self.conversation.reset()
+        self.last = None
+
+    def ask_again(self, question: str, **how) -> Answer:
+        """Another answer to the last question, in place of its turn.
+
+        Raises:
+            UserError: it does not fit any more; the conversation stays as it was.
+        """
+        turns, first = list(self.conversation.turns), self.conversation.first
+        self.conversation.take_back()
+        try:
+            return self.ask(question, **how)
+        except UserError:
+            self.conversation.turns, self.conversation.first = turns, first
+            raise
 
     def use(self, options: ChatOptions) -> None:
         """Go on with these options; the conversation stays."""

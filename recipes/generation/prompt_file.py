@@ -26,6 +26,8 @@ def continue_file(model, tokenizer, options: GenerateOptions) -> None:
     prompts = [_encode(tokenizer, row, options) for row in rows]
     longest = getattr(model.config, "max_position_embeddings", None)
     for row, ids in zip(rows, prompts, strict=True):
+        if not ids:
+            raise UserError(f"--prompts {row.where}: is empty, and this tokenizer has no token that begins a text")
         if longest and len(ids) + options.max_new_tokens > longest:
             raise UserError(
                 f"--prompts {row.where}: {len(ids)} tokens and --max_new_tokens {options.max_new_tokens} are more than "
@@ -95,6 +97,8 @@ def _begin(output: Path, rows: list[Row], options: GenerateOptions) -> int:
         check_same(resolved, options, {"resume", "json", "stream"})
         lines = output.read_text(encoding="utf-8").splitlines(keepends=True)
         whole = [line for line in lines if line.endswith("\n")]
+        if len(whole) > len(rows):
+            raise UserError(f"--resume: {output} has {len(whole)} rows, and {options.prompts} {len(rows)} prompts")
         done = len(whole) if len(whole) == len(rows) else len(whole) // options.batch_size * options.batch_size
         for line, row in zip(whole[:done], rows, strict=False):
             if json.loads(line)[options.prompt_column] != row.values[options.prompt_column]:
@@ -110,7 +114,7 @@ def _begin(output: Path, rows: list[Row], options: GenerateOptions) -> int:
 def _answers(model, tokenizer, prompts: list[list[int]], options: GenerateOptions, first: int):
     """For each prompt its continuations: (new ids, their probabilities)."""
     copies = options.num_return_sequences if options.temperature > 0 else 1
-    seed = None if options.seed is None else options.seed + first
+    seed = None if options.seed is None else (options.seed + first) % 2**32
     repeated = [ids for ids in prompts for _ in range(copies)]
     new = write(model, tokenizer, repeated, sampling(options, tokenizer), seed=seed)
     likely = [

@@ -83,6 +83,8 @@ def probabilities(model, tokenizer, ids: list[int], new: list[int]) -> list[dict
 
 def room(model, ids: list[int], options: SamplingOptions) -> int:
     """Tokens to write after `ids`: as many as are asked for, or those that the model has positions for."""
+    if not ids:
+        raise UserError("the prompt is empty, and this tokenizer has no token that begins a text; give a prompt")
     longest = getattr(model.config, "max_position_embeddings", None)
     left = options.max_new_tokens if longest is None else min(options.max_new_tokens, longest - len(ids))
     if left < 1:

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 from torch import nn
 
-from .rotation import head_dim
+from ...modeling import RhapsodeConfig
 
 LENGTHS = 64  # points of the cache's curve
 SHOWN = (  # settings of the configuration that explain the drawing, where a family has them
@@ -114,16 +114,15 @@ def wiring(model) -> list[dict] | None:
 
 
 def cache(config) -> dict | None:
-    """Values that each position adds over all layers, and how the cache grows; 2 bytes a value (bfloat16)."""
-    heads = getattr(config, "num_key_value_heads", None) or getattr(config, "num_attention_heads", None)
-    longest = getattr(config, "max_position_embeddings", None)
-    if not heads or not longest:
+    """Values that each position adds over all layers, and how the cache grows; 2 bytes a value (bfloat16).
+
+    None for other families: their fields do not say it alike (Falcon has one head of keys under two flags).
+    """
+    if not isinstance(config, RhapsodeConfig):
         return None
-    each = 2 * heads * head_dim(config)
-    kinds = getattr(config, "layer_types", None)
-    window = getattr(config, "sliding_window", None)
-    if kinds is None:
-        kinds = ["sliding_attention" if window else "full_attention"] * config.num_hidden_layers
+    longest, window = config.max_position_embeddings, config.sliding_window
+    each = 2 * config.num_key_value_heads * config.head_dim
+    kinds = [config.attention_type(i) for i in range(config.num_hidden_layers)]
     lengths = sorted({max(1, round(longest * i / LENGTHS)) for i in range(LENGTHS + 1)})
     sizes = [sum(2 * each * (min(T, window) if "sliding" in kind else T) for kind in kinds) for T in lengths]
     return {"per_token": 2 * each * len(kinds), "lengths": lengths, "bytes": sizes}

@@ -16,7 +16,8 @@ import math
 from unittest.mock import patch
 
 import torch
-from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+
+from ..options.base import UserError
 
 LAST_NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "norm_f")
 KEPT = 48  # logits of each position that are kept one by one, for the sliders
@@ -28,6 +29,8 @@ def read_text(model, tokenizer, ids: list[int], top: int) -> dict:
     """Everything that the page shows of this text; `ids` (T,) as the tokenizer made them."""
     out = model(torch.tensor([ids], device=model.device), output_attentions=True, output_hidden_states=True)
     logits = out.logits[0].float().cpu()  # (T, V)
+    if not logits.isfinite().all():
+        raise UserError("the model's logits are not finite on this text; its weights are damaged, or overflow")
     spell = Spelling(tokenizer)
     return {
         "tokens": _tokens(logits, ids, spell, top),
@@ -85,8 +88,8 @@ def _distribution(logits: torch.Tensor, spell: Spelling) -> dict:
 
 def _lens(model, hidden_states, ids: list[int], spell: Spelling) -> dict | None:
     """After the embedding and after every layer: the likeliest next token, its probability, the true one's."""
-    base, norm = model.base_model, _last_norm(model)
-    if not hidden_states or norm is None or base is model:
+    norm = _last_norm(model)
+    if not hidden_states or norm is None:
         return None
     *inner, last = hidden_states  # the last one has been normalised already
     layers = []
@@ -102,24 +105,32 @@ def _lens(model, hidden_states, ids: list[int], spell: Spelling) -> dict | None:
 def _head(model, hidden: torch.Tensor) -> torch.Tensor:
     """What the model's own head, with its scale and soft cap, makes of these states: (1, T, D) -> (1, T, V)."""
 
-    def instead(*args, **kwargs):
-        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=hidden)
+    decoder = _decoder(model)
+    compute = decoder.forward
 
-    with patch.object(model.base_model, "forward", instead):
-        return model(torch.zeros(hidden.shape[:2], dtype=torch.long, device=hidden.device)).logits
+    def instead(*args, **kwargs):
+        out = compute(*args, **kwargs)  # of one token, for whatever else a head asks of it
+        out.last_hidden_state = hidden
+        return out
+
+    with patch.object(decoder, "forward", instead):
+        return model(torch.zeros(1, 1, dtype=torch.long, device=hidden.device)).logits
+
+
+def _decoder(model):
+    """What the head reads from."""
+    found = model.get_decoder() if hasattr(model, "get_decoder") else None
+    return model.base_model if found is None or found is model else found
 
 
 def _last_norm(model):
-    for part in (model.base_model, getattr(model.base_model, "decoder", None)):
-        for name in LAST_NORMS:
-            if callable(norm := getattr(part, name, None)):
-                return norm
-    return None
+    norms = (getattr(_decoder(model), name, None) for name in LAST_NORMS)
+    return next(filter(callable, norms), None)
 
 
 def _attention(attentions) -> dict | None:
     """The lower triangles, (L, H, T (T + 1) / 2), in steps of 1/255, as base64."""
-    if not attentions or attentions[0] is None:
+    if not attentions or getattr(attentions[0], "ndim", 0) != 4:
         return None
     weights = torch.stack([layer[0].float().cpu() for layer in attentions])  # (L, H, T, T)
     L, H, T, _ = weights.shape

@@ -1,5 +1,6 @@
 """Options of `rhapsode report`."""
 
+import os
 from dataclasses import dataclass
 
 from .base import UserError, option
@@ -17,6 +18,7 @@ class ReportOptions:
     def __post_init__(self):
         if not self.runs:
             raise UserError("name at least one run directory")
-        twice = next((run for i, run in enumerate(self.runs) if run in self.runs[:i]), None)
+        paths = [os.path.realpath(run) for run in self.runs]
+        twice = next((run for i, run in enumerate(self.runs) if paths[i] in paths[:i]), None)
         if twice is not None:
             raise UserError(f"{twice} is named twice")

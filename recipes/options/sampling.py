@@ -1,5 +1,6 @@
 """How tokens are drawn, with transformers' names: what all commands have in common that write text."""
 
+import math
 from dataclasses import dataclass
 
 from .base import UserError, option
@@ -25,11 +26,12 @@ class SamplingOptions:
         self._check_range("min_p", 0, 1)
         if self.top_p == 0:
             raise UserError("--top_p 0 leaves no token to draw; use 1 for all")
-        if self.repetition_penalty <= 0:
-            raise UserError(f"--repetition_penalty {self.repetition_penalty} must be above 0; 1 is off")
+        self._check_range("seed", 0, 2**32 - 1)
+        if not 0 < self.repetition_penalty < math.inf:
+            raise UserError(f"--repetition_penalty {self.repetition_penalty} must be above 0, and finite; 1 is off")
 
     def _check_range(self, name: str, low: int, high: int | None = None) -> None:
         value = getattr(self, name)
-        if value is not None and (value < low or (high is not None and value > high)):
+        if value is not None and (not low <= value < math.inf or (high is not None and value > high)):
             bound = f"{low} or more" if high is None else f"from {low} to {high}"
             raise UserError(f"--{name} {value} must be {bound}")

@@ -60,11 +60,11 @@ def _save(figure: Figure, path: Path) -> None:
     temporary.replace(path)
 
 
-def plot_progress(runs: dict[str, list[dict]], flops_per_token: dict[str, float | None], path: Path) -> None:
-    _save(progress_figure(runs, flops_per_token), path)
+def plot_progress(runs: dict[str, list[dict]], flops_per_token: dict[str, float | None], path: Path, unit: str) -> None:
+    _save(progress_figure(runs, flops_per_token, unit), path)
 
 
-def progress_figure(runs: dict[str, list[dict]], flops_per_token: dict[str, float | None]) -> Figure:
+def progress_figure(runs: dict[str, list[dict]], flops_per_token: dict[str, float | None], unit: str = "") -> Figure:
     """The losses of several runs over tokens, steps, seconds and FLOPs; a run without one is left out of it."""
     figure = Figure(figsize=(12, 7.2), layout="constrained")
     for axis, (key, label) in zip(figure.subplots(2, 2).flatten(), EFFORTS.items(), strict=True):
@@ -78,7 +78,7 @@ def progress_figure(runs: dict[str, list[dict]], flops_per_token: dict[str, floa
             x, y = _series(rows, "eval_loss", "tokens" if key == "flops" else key)
             axis.plot([scale * v for v in x], y, "o", markersize=4, label=name, **style)
         _frame_loss(axis, runs.values(), "tokens" if key == "flops" else key)
-        axis.set(xlabel=label, ylabel="loss, nats per token")
+        axis.set(xlabel=label, ylabel=f"loss{unit}")
         _dress_axis(axis)
     figure.axes[0].legend(frameon=False, loc="upper right", title="validation as points")
     return figure
@@ -86,10 +86,10 @@ def progress_figure(runs: dict[str, list[dict]], flops_per_token: dict[str, floa
 
 def _series(rows: list[dict], key: str, effort: str = "tokens") -> tuple[list, list]:
     """(tokens or another effort, values) of the rows that have the figure; evaluations stand at those of their step."""
-    x, y, spent = [], [], 0
+    x, y, spent = [], [], None
     for row in rows:
         spent = row.get(effort, spent)
-        if isinstance(row.get(key), int | float) and math.isfinite(row[key]):
+        if spent is not None and isinstance(row.get(key), int | float) and math.isfinite(row[key]):
             x.append(spent)
             y.append(row[key])
     return x, y

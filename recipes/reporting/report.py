@@ -99,7 +99,7 @@ def summary(run: RunRecord) -> dict:
         values |= {f"best_{key}": min(found)[0], f"best_{key}_step": min(found)[1]} if found else {}
     hidden = ("samples", "baselines") if run.is_finished else tuple(run.results)  # results of another part of the run
     values |= {key: value for key, value in run.results.items() if key not in hidden}
-    if "eval_loss" in values:
+    if "eval_loss" in values and is_of_tokens(run):
         values.setdefault("eval_perplexity", math.exp(min(values["eval_loss"], 700)))
     if "max_steps" in run.options:
         values.setdefault("total_steps", run.options["max_steps"])
@@ -122,13 +122,19 @@ def write_comparison(runs: list[RunRecord], target: Path) -> Path:
     names = run_names([run.directory for run in runs])
     curves = {name: _curve(run) for name, run in zip(names, runs, strict=True)}
     plot_curves(curves, target / "curves.png")
+    unit = ", nats per token" if all(map(is_of_tokens, runs)) else ""
     flops = {name: run.facts.get("flops_per_token") for name, run in zip(names, runs, strict=True)}
-    plot_progress(curves, flops, target / "progress.png")
-    body = comparison(dict(zip(names, map(summary, runs), strict=True)))
+    plot_progress(curves, flops, target / "progress.png", unit)
+    body = comparison(dict(zip(names, map(summary, runs), strict=True)), unit)
     differ = _differing_options(names, runs)
     options = f"\n\n## Options that differ\n\n{differ}" if differ else ""
     pictures = "![progress](progress.png)\n\n![curves](curves.png)"
     return write_report_files(target / "report.md", f"# {len(runs)} runs\n\n{body}\n\n{pictures}{options}\n")
+
+
+def is_of_tokens(run: RunRecord) -> bool:
+    """Whether its loss is that of a language model; those of rewards and preferences have no unit."""
+    return "data" in run.facts or "tokens_per_step" in run.facts
 
 
 def _curve(run: RunRecord) -> list[dict]:

@@ -46,14 +46,15 @@ def _kg(value) -> str:
     return f"{value:,.2f} kg" if value >= 0.1 else f"{value * 1000:.3g} g"
 
 
+NATS = ", nats per token"
 SECTIONS = {
     "Result": (
-        Figure("eval_loss", "validation loss, nats per token", _loss),
+        Figure("eval_loss", f"validation loss{NATS}", _loss),
         Figure("eval_perplexity", "validation perplexity", "{:,.2f}".format),
         Figure("eval_bits_per_byte", "validation bits per byte", _loss),
         Figure("eval_tokens", "validated on, tokens", _count),
         Figure("eval_bytes", "validated on, bytes", _count),
-        Figure("loss", "last training loss, nats per token", _loss),
+        Figure("loss", f"last training loss{NATS}", _loss),
         Figure("best_eval_loss", "lowest validation loss on the way", _loss),
     ),
     "Run": (
@@ -118,8 +119,11 @@ def _note(figure: Figure, values: dict) -> str:
     return figure.note.format(mark) if mark else ""
 
 
-def comparison(runs: dict[str, dict]) -> str:
-    """One row a figure, one column a run; the mark stands at each figure, since it may differ between runs."""
+def comparison(runs: dict[str, dict], unit: str = NATS) -> str:
+    """One row a figure, one column a run; the mark stands at each figure, since it may differ between runs.
+
+    `unit` is that of the losses, nothing where they are not all of one kind.
+    """
     rows = [["finished", *("yes" if values["finished"] else "no" for values in runs.values())]]
     for figure in (figure for figures in SECTIONS.values() for figure in figures):
         cells = [
@@ -127,7 +131,7 @@ def comparison(runs: dict[str, dict]) -> str:
             for values in runs.values()
         ]
         if any(cells):
-            rows.append([figure.label, *map(str.rstrip, cells)])
+            rows.append([figure.label.replace(NATS, unit), *map(str.rstrip, cells)])
     return table(["", *runs], rows)
 
 

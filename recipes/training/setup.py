@@ -10,7 +10,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import parse_flag_from_env, patch_environment
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from ...hub.code import check_before_loading
 from ...modeling import RhapsodeConfig, RhapsodeForCausalLM
@@ -33,6 +33,8 @@ from .schedule import BatchSchedule
 from .zero import check_wishes, spread
 
 CHECKPOINTS = "checkpoints"
+OTHER_HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
+OF_THE_CONFIG = ("trust_remote_code", "revision")
 # What a resumed run may have otherwise than the run it continues: nothing here changes a weight.
 FREE_ON_RESUME = {
     *("max_seconds", "logging_steps", "eval_steps", "max_eval_tokens", "final_eval_tokens"),
@@ -129,10 +131,22 @@ def load_tokenizer(source: str, **kwargs) -> PreTrainedTokenizerBase:
         raise UserError(f"tokenizer {source}: cannot be opened ({one_line(error, 300)})") from error
 
 
+def refuse_other_heads(config) -> None:
+    """
+    Raises:
+        ValueError: a checkpoint of a classifier or a reward model, whose head would be left out in silence.
+    """
+    for name in config.architectures or []:
+        if name.endswith(OTHER_HEADS):
+            raise ValueError(f"its weights are a {name}'s, which predicts no tokens")
+
+
 def load_model(source: str, **kwargs):
     """Any causal language model, in float32 unless `kwargs` say otherwise; never from a pickle."""
     try:
         check_before_loading(source, kwargs.get("trust_remote_code", False), kwargs.get("revision"))
+        config = AutoConfig.from_pretrained(source, **{k: v for k, v in kwargs.items() if k in OF_THE_CONFIG})
+        refuse_other_heads(config)
         return AutoModelForCausalLM.from_pretrained(source, **{"dtype": "float32", "use_safetensors": True, **kwargs})
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(f"--model {source}: cannot be opened ({one_line(error, 300)})") from error

@@ -13,6 +13,13 @@ import torch
 from small_chats import chats, save_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+# As the console script, whose order of imports counts; a shell's background jobs ignore Ctrl-C.
+COMMAND = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from rhapsode.recipes.cli import main
+sys.exit(main())
+"""
 START = 300  # seconds that a loaded machine may take until the server listens
 
 
@@ -38,7 +45,7 @@ def server(*flags: str):
     """The address of `rhapsode serve` with these flags; the process gets the signal of Ctrl-C at the end."""
     offline = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "rhapsode.recipes.serve", "--port", "0", "--device", "cpu", *flags],
+        [sys.executable, "-c", COMMAND, "serve", "--port", "0", "--device", "cpu", *flags],
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,

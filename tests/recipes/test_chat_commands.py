@@ -14,7 +14,7 @@ import torch
 from rhapsode import RhapsodeForCausalLM
 from rhapsode.recipes.alignment.datasets import sft_dataset
 from rhapsode.recipes.chatting.calls import Call
-from rhapsode.recipes.chatting.commands import Exit, Question, run_command
+from rhapsode.recipes.chatting.commands import Exit, Question, answered, run_command
 from rhapsode.recipes.cli import main
 from rhapsode.recipes.options.base import UserError
 from rhapsode.tokenization.special_tokens import ASSISTANT, TOOL_CALL
@@ -77,9 +77,17 @@ def test_regenerate_asks_the_last_question_again(opened):
     chat.ask("first"), chat.ask("second")
     again = run_command(chat, "/regenerate")
     assert isinstance(again, Question) and again == "second"
-    assert chat.ask(str(again)).text == "three"
+    assert answered(chat, again).text == "three"
     assert script.seen[1] == script.seen[2]
-    assert [m["content"] for m in chat.conversation.messages] == ["first", "one", "second", "three"]
+    said = [m["content"] for m in chat.conversation.messages]
+    assert said == ["first", "one", "second", "three"]
+    chat.writer.room = 3  # as after /set max_new_tokens: no question fits
+    with pytest.raises(UserError, match="this turn has"):
+        answered(chat, run_command(chat, "/regenerate"))
+    assert [m["content"] for m in chat.conversation.messages] == said
+    run_command(chat, "/reset")
+    with pytest.raises(UserError, match="nothing has been said"):
+        run_command(chat, "/probabilities")
 
 
 def test_settings_are_changed_on_the_way(opened):

