@@ -11,8 +11,9 @@ TOOLS = ("calculator", "search_documentation")
 @dataclass
 class ChatOptions(SamplingOptions):
     """Talk with a model that answers, in the terminal; /help lists what can be typed. With a question, or with
-    questions on standard input, a line each, it answers those and ends. With --documents the best passages go before
-    each question, or with --tools search_documentation the model searches by itself; answers cite them as [1]."""
+    questions on standard input, a line each, it answers those and ends, at the first bad command too. With
+    --documents the best passages go before each question, or with --tools search_documentation the model searches
+    by itself; answers cite them as [1]."""
 
     question: str = option("", "answer this and end; the empty text is a chat", positional=True)
     model: str = option("runs/sft", "directory or Hub id of a model with a chat template")

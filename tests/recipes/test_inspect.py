@@ -20,7 +20,18 @@ from rhapsode.recipes.inspection.blueprint import blueprint, cache
 from rhapsode.recipes.inspection.page import render
 from rhapsode.recipes.inspection.reading import read_text
 from rhapsode.recipes.inspection.rotation import bound, equal_vectors, rotation
-from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from rhapsode.recipes.options.base import UserError
+from transformers import (
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+)
 
 STEP = 0.5 / 255 + 1e-6  # attention is kept in steps of 1/255
 SWITCHES = {"logit_scale": 0.5, "final_logit_softcapping": 5.0, "norm_type": "layer_norm"}
@@ -49,6 +60,12 @@ def others(vocab_size: int) -> dict:
     llama = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
     return {
         "llama": LlamaForCausalLM(LlamaConfig(**llama, num_key_value_heads=2, **sizes)).eval(),
+        "opt": OPTForCausalLM(
+            OPTConfig(hidden_size=32, ffn_dim=48, num_hidden_layers=2, num_attention_heads=2, **sizes)
+        ).eval(),
+        "mixtral": MixtralForCausalLM(
+            MixtralConfig(**llama, num_local_experts=2, num_key_value_heads=2, **sizes)
+        ).eval(),
         "gpt2": GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=64, **sizes)).eval(),
     }
 
@@ -56,7 +73,7 @@ def others(vocab_size: int) -> dict:
 # Reading
 
 
-@pytest.mark.parametrize("family", ["rhapsode", "llama", "gpt2"])
+@pytest.mark.parametrize("family", ["rhapsode", "llama", "gpt2", "opt", "mixtral"])
 def test_surprise_is_the_loss_and_the_lens_ends_with_the_prediction(seed, tokenizer, ids, family):
     torch.manual_seed(seed)
     model = small(tokenizer, **SWITCHES) if family == "rhapsode" else others(len(tokenizer))[family]
@@ -114,6 +131,13 @@ def test_a_distribution_can_be_summed_at_every_temperature(seed, tokenizer, ids)
             kept = sum(math.exp(logit / temperature) for _, logit in row["kept"])
             binned = kept + sum(n * math.exp(logit / temperature) for logit, n in row["rest"])
             assert binned == pytest.approx(float((real / temperature).exp().sum()), rel=0.01)
+
+
+def test_damaged_weights_are_one_line(tokenizer, ids):
+    model = small(tokenizer)
+    model.model.norm.weight.data[0] = torch.nan
+    with pytest.raises(UserError, match="not finite"):
+        read_text(model, tokenizer, ids, top=1)
 
 
 def test_a_recurrent_network_has_no_attention(seed, tokenizer, ids):
