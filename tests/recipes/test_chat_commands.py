@@ -261,10 +261,10 @@ def test_the_terminal(model_directory, monkeypatch):
             time.sleep(0.05)
         os.write(leader, line)
     try:
-        assert process.wait(timeout=60) == 0
+        assert process.wait(timeout=300) == 0
     finally:
         process.kill()
-        reader.join(timeout=30)
+        reader.join(timeout=300)
         os.close(leader)
         print(seen.decode(errors="replace"))
     text = seen.decode(errors="replace")
