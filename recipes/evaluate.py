@@ -5,11 +5,14 @@ The parts lie in `recipes/evaluation/`. Bits per byte, unlike perplexity, compar
 
 import json
 import sys
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import torch
+from transformers import AutoConfig
 
+from ..hub.code import check_before_loading
 from .alignment.answering import place
 from .cli import run_command
 from .evaluation.asking import ask
@@ -19,7 +22,7 @@ from .evaluation.rendering import Example, read_examples
 from .evaluation.report import Figures, Found, circumstances, described, differences, figures, table
 from .evaluation.task import Task, open_task
 from .evaluation.text import Text, save_lines, score_text
-from .options.base import UserError
+from .options.base import UserError, one_line
 from .options.evaluate import EvaluateOptions
 from .training.setup import load_model, load_tokenizer
 
@@ -31,39 +34,84 @@ def run(options: EvaluateOptions) -> None:
     asked = read_tasks(options)  # first, as it is quick and may fail
     _check_new(options)
     if options.harness:
-        from .evaluation.harness import run_harness, version  # which needs lm_eval
-    opened = open_model(options.model, options)
+        from .evaluation.harness import check_harness, run_harness, version  # which needs lm_eval
+
+        harness_tasks = check_harness(options)
+    check_models(options)
+    opened = open_model("model", options)
     found, text, details = measure(opened, asked, options)
     results, more = figures(found, options), {}
     if options.harness:
-        results |= run_harness(opened, options)
+        results |= run_harness(opened, options, harness_tasks)
         more["lm_eval"] = version()
+    compared: Figures = {}
+    if options.compare_with:
+        del opened  # the two need not lie in memory side by side
+        others, _, _ = measure(open_model("compare_with", options), asked, options)
+        compared = differences(found, others, options)
     if options.per_document:
         save_lines(Path(options.per_document), text.rows())
     if options.per_example:
         save_lines(Path(options.per_example), details)
-    compared: Figures = {}
-    if options.compare_with:
-        del opened  # the two need not lie in memory side by side
-        others, _, _ = measure(open_model(options.compare_with, options), asked, options)
-        compared = differences(found, others, options)
     _print(options, results, compared, text, circumstances(options, **more))
 
 
 def read_tasks(options: EvaluateOptions) -> Asked:
     tasks = [open_task(name) for name in dict.fromkeys(options.tasks)]
+    pairs_only = tasks and all(task.options.kind == "minimal_pairs" for task in tasks)
+    if options.num_fewshot and pairs_only and not options.harness:
+        raise UserError(
+            f"--num_fewshot {options.num_fewshot}: minimal pairs have no examples before them "
+            f"({', '.join(task.name for task in tasks)})"
+        )
     return [(task, read_examples(task, options.num_fewshot, options.max_examples, options.seed)) for task in tasks]
 
 
-def open_model(name: str, options: EvaluateOptions) -> Opened:
-    tokenizer = load_tokenizer(name, trust_remote_code=options.trust_remote_code)
-    model = place(load_model(name, trust_remote_code=options.trust_remote_code))
-    longest = getattr(model.config, "max_position_embeddings", None)
+def check_models(options: EvaluateOptions) -> None:
+    """What can be known of both models before one of them is measured, which may take hours."""
+    for flag in ("model", "compare_with"):
+        name = getattr(options, flag)
+        if not name:
+            continue
+        with _naming(flag, name):
+            load_tokenizer(name, trust_remote_code=options.trust_remote_code)
+            try:
+                check_before_loading(name, options.trust_remote_code)
+                config = AutoConfig.from_pretrained(name, trust_remote_code=options.trust_remote_code)
+            except (OSError, ValueError, KeyError) as error:
+                raise UserError(f"cannot be opened ({one_line(error, 300)})") from error
+        length = _length(name, config, options)
+        if options.reads_text:
+            _stride(options, length)
+
+
+def open_model(flag: str, options: EvaluateOptions) -> Opened:
+    """The model that a flag names."""
+    name = getattr(options, flag)
+    with _naming(flag, name):
+        tokenizer = load_tokenizer(name, trust_remote_code=options.trust_remote_code)
+        model = place(load_model(name, trust_remote_code=options.trust_remote_code))
+    autocast = partial(torch.autocast, model.device.type, torch.bfloat16) if options.bf16 else None
+    return Opened(model, tokenizer, _length(name, model.config, options), options.batch_size, autocast)
+
+
+@contextmanager
+def _naming(flag: str, name: str):
+    """Errors say which of the two models it is."""
+    try:
+        yield
+    except UserError as error:
+        problem = str(error).removeprefix(f"--model {name}: ")
+        raise UserError(f"--{flag} {name}: {problem}") from error
+
+
+def _length(name: str, config, options: EvaluateOptions) -> int:
+    """Tokens read at once."""
+    longest = getattr(config, "max_position_embeddings", None)
     length = options.max_length or min(longest or LONGEST_BY_DEFAULT, LONGEST_BY_DEFAULT)
     if longest and length > longest:
         raise UserError(f"--max_length {length} is longer than the model's {longest} positions ({name})")
-    autocast = partial(torch.autocast, model.device.type, torch.bfloat16) if options.bf16 else None
-    return Opened(model, tokenizer, length, options.batch_size, autocast)
+    return length
 
 
 def measure(opened: Opened, asked: Asked, options: EvaluateOptions) -> tuple[Found, Text | None, list[dict]]:
@@ -97,6 +145,11 @@ def _check_new(options: EvaluateOptions) -> None:
         path = getattr(options, name)
         if path and Path(path).exists():
             raise UserError(f"--{name} {path}: there is such a file already; name another")
+        if path and not Path(path).parent.is_dir():
+            raise UserError(f"--{name} {path}: there is no directory {Path(path).parent}; make it first")
+    files = [Path(path).resolve() for path in (options.per_document, options.per_example) if path]
+    if len(set(files)) < len(files):
+        raise UserError(f"--per_document and --per_example are both {options.per_example}; name two files")
 
 
 def _print(options: EvaluateOptions, results: Figures, compared: Figures, text: Text | None, about: dict) -> None:

@@ -4,8 +4,8 @@
     accuracy_per_token    the same divided by the choice's tokens
     accuracy_per_byte     the same divided by the choice's bytes, which depends on no tokenizer
 
-A choice counts as right when it scores higher than every other one: a model that finds all alike knows nothing. A pair
-of sentences is the same question without a prompt, by the first measure alone (BLiMP, Warstadt et al. 2020).
+The choice is the first of those that score highest, as in lm-evaluation-harness. A pair of sentences is the same
+question without a prompt, by the first measure alone (BLiMP, Warstadt et al. 2020).
 What a model writes, greedily, is right when it equals a reference after both were made alike.
 """
 
@@ -65,8 +65,8 @@ def _choose(opened: Opened, task: Task, examples: list[Example]) -> Outcome:
 
 
 def is_best(scores: np.ndarray, right: int) -> bool:
-    """Whether the right one scores higher than every other one."""
-    return bool(scores[right] > np.delete(scores, right).max())
+    """Whether the right one is the first of the highest."""
+    return int(scores.argmax()) == right
 
 
 def _write(opened: Opened, task: Task, examples: list[Example]) -> Outcome:
@@ -98,15 +98,15 @@ def until(text: str, ends: list[str]) -> str:
 
 
 def alike(text: str, extract: str, ignore: list[str]) -> str | None:
-    """What of a text is compared; None where `extract` finds nothing."""
+    """What of a text is compared; None where `extract`, or its group, finds nothing."""
     if extract:
         match = re.search(extract, text)
-        if match is None:
+        text = match and (match[1] if match.re.groups else match[0])
+        if text is None:  # a group may find nothing, too, where the expression does without it
             return None
-        text = match[1] if match.re.groups else match[0]
     for pattern in ignore:
         text = re.sub(pattern, "", text)
-    return " ".join((text or "").split())
+    return " ".join(text.split())
 
 
 def reference(text: str, options) -> str:

@@ -11,11 +11,13 @@ the tokenizer, which adds a BOS for one family and none for another.
 """
 
 import math
+from difflib import get_close_matches
 from functools import partial
 
 import datasets
 import lm_eval
 from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
 
 from ...tokenization.encoding import encode_prompt, encode_texts
 from ..alignment.answering import padded
@@ -58,14 +60,14 @@ def version() -> str:
     return lm_eval.__version__
 
 
-def run_harness(opened: Opened, options: EvaluateOptions) -> Figures:
+def run_harness(opened: Opened, options: EvaluateOptions, tasks: TaskManager) -> Figures:
     """The figures of --harness, as the harness has them.
 
     Raises:
         UserError: a task that neither knows.
     """
     results = {}
-    for found in measure_in_harness(opened, options):
+    for found in measure_in_harness(opened, options, tasks):
         for name, measures in found["results"].items():
             count = found["n-samples"].get(name, {}).get("effective", 0)
             figures = {}
@@ -79,14 +81,42 @@ def run_harness(opened: Opened, options: EvaluateOptions) -> Figures:
     return results
 
 
-def measure_in_harness(opened: Opened, options: EvaluateOptions) -> list[dict]:
-    """What `lm_eval.simple_evaluate` returns, for our tasks and for its own."""
+def check_harness(options: EvaluateOptions) -> TaskManager:
+    """What can be known before anything is measured; its list of tasks, which takes it many seconds to make.
+
+    Raises:
+        UserError: a task that neither knows, or one of ours that is no good.
+    """
+    ours, its = _told_apart(options)
+    for name in ours:
+        try:
+            read_examples(open_task(name), options.num_fewshot, options.max_examples, options.seed)
+        except UserError as error:
+            raise UserError(f"--harness {str(error).removeprefix('--tasks ')}") from error
+    tasks = TaskManager()
+    known = tasks.task_index
+    for name in its:
+        if name not in known:
+            nearest = get_close_matches(name, [*shipped(), *known], n=1)
+            hint = f"did you mean {nearest[0]}?" if nearest else "see `lm_eval ls tasks`, or give a .yaml file of ours"
+            raise UserError(f"--harness {name}: no such task; {hint}")
+    return tasks
+
+
+def _told_apart(options: EvaluateOptions) -> tuple[list[str], list[str]]:
+    """(our tasks, its own)."""
     ours = [name for name in options.harness if name in shipped() or name.endswith((".yaml", ".yml"))]
-    its = [name for name in options.harness if name not in ours]
+    return ours, [name for name in options.harness if name not in ours]
+
+
+def measure_in_harness(opened: Opened, options: EvaluateOptions, tasks: TaskManager) -> list[dict]:
+    """What `lm_eval.simple_evaluate` returns, for our tasks and for its own."""
+    ours, its = _told_apart(options)
     seeds = ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed")
     evaluate = partial(
         lm_eval.simple_evaluate,
         model=HarnessModel(opened),
+        task_manager=tasks,
         limit=options.max_examples,
         bootstrap_iters=options.bootstrap_samples,
         **dict.fromkeys(seeds, options.seed),

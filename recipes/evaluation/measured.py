@@ -26,6 +26,8 @@ class Measured(NamedTuple):
     high: float | None
     count: int
     unit: str
+    amount: float | None = None  # what the value is per, where an example is more than one of it
+    per: str | None = None
 
 
 class Values(NamedTuple):
@@ -35,6 +37,8 @@ class Values(NamedTuple):
     denominators: np.ndarray
     unit: str = "examples"
     show: Callable[[float], float] = float
+    per: str | None = None  # what the denominators count, where that is not the examples
+    about: bytes = b""  # what the examples are, where it depends on the tokenizer
 
     def measured(self, samples: int, seed: int) -> Measured:
         counted = self.denominators > 0
@@ -43,7 +47,9 @@ class Values(NamedTuple):
             return Measured(math.nan, None, None, 0, self.unit)
         low, high = _wilson(a) if self.numerators.dtype == bool else _bootstrap(a, b, samples, seed)
         ends = (None if end is None else self.show(end) for end in (low, high))
-        return Measured(self.show(a.sum() / b.sum()), *ends, len(a), self.unit)
+        return Measured(
+            self.show(a.sum() / b.sum()), *ends, len(a), self.unit, *((b.sum().item(), self.per) if self.per else ())
+        )
 
     def minus(self, other: "Values") -> "Values":
         """The difference to another model's on the same examples."""

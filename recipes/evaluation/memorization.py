@@ -45,9 +45,10 @@ def memorization(opened: Opened, options: EvaluateOptions) -> dict[str, dict[str
         if not windows:
             raise UserError(f"--memorization: no document of the {split} split has {size} tokens; ask for fewer")
         lengths = matching_lengths(opened, [window.ids for window in windows], options.prefix_tokens)
+        about = b"".join(window.ids.tobytes() for window in windows)
         found[f"memorization, {name}"] = {
-            "verbatim": shares((lengths == options.continuation_tokens).tolist(), "windows"),
-            "matching_tokens": Values(lengths.astype(float), np.ones(len(lengths)), "windows"),
+            "verbatim": shares((lengths == options.continuation_tokens).tolist(), "windows")._replace(about=about),
+            "matching_tokens": Values(lengths.astype(float), np.ones(len(lengths)), "windows", about=about),
         }
     return found
 

@@ -60,7 +60,9 @@ class Renderer:
             return Example(row.where, "", "", [self._text("good", row), self._text("bad", row)], 0, [])
         answer = self._value("answer", row)
         if self.options.kind == "generation":
-            references = answer if isinstance(answer, list) else [answer]
+            references = answer if isinstance(answer, list | tuple) else [answer]
+            if not references:
+                raise self._wrong(row, f"answer {self.options.answer!r} is an empty list; one text or more is needed")
             return Example(row.where, prompt, self.options.delimiter, [], 0, [str(text) for text in references])
         choices = self._choices(row)
         return Example(row.where, prompt, self.options.delimiter, choices, self._right(answer, choices, row), [])
@@ -77,6 +79,9 @@ class Renderer:
     def _right(self, answer, choices: list[str], row: Row) -> int:
         if isinstance(answer, str) and answer in choices:
             return choices.index(answer)
+        numbers = [str(number) for number in range(len(choices))]
+        if isinstance(answer, str) and answer.strip() in numbers and not set(numbers) & set(choices):  # as in CSV
+            return numbers.index(answer.strip())
         if isinstance(answer, int) and 0 <= answer < len(choices):
             return int(answer)
         raise self._wrong(row, f"the answer is {answer!r:.40}; it must be one of {choices!r:.80} or its number from 0")
@@ -120,7 +125,7 @@ def read_examples(task: Task, num_fewshot: int | None, limit: int | None, seed: 
         shots = 0
     renderer, (asked, shown) = Renderer(task), read_rows(task, shots, limit)
     if not asked:
-        raise UserError(f"--tasks {task.name}: {task.options.dataset} has no row in its {task.options.split} split")
+        raise UserError(f"--tasks {task.name}: {task.options.dataset} has no row to ask")
     examples = []
     for number, row in enumerate(asked):
         example = renderer.example(row)

@@ -38,9 +38,11 @@ def differences(found: Found, others: Found, options: EvaluateOptions) -> Figure
 
 
 def _is_same(values: Values, other: Values) -> bool:
-    """Whether both are about the same: tokens are not, where tokenizers differ; bytes are."""
-    return values.denominators.shape == other.denominators.shape and bool(
-        (abs(values.denominators - other.denominators) <= 1e-6 * abs(other.denominators)).all()
+    """Whether both are about the same: tokens and windows of them are not, where tokenizers differ; bytes are."""
+    return (
+        values.about == other.about
+        and values.denominators.shape == other.denominators.shape
+        and bool((abs(values.denominators - other.denominators) <= 1e-6 * abs(other.denominators)).all())
     )
 
 
@@ -51,7 +53,8 @@ def table(results: Figures, title: str) -> str:
     for what, measures in results.items():
         for measure, found in measures.items():
             interval = "" if found.low is None else f"{_shown(found.low)} .. {_shown(found.high)}"
-            lines.append([what, measure, _shown(found.value), interval, f"{found.count:,} {found.unit}"])
+            amount = f", {found.amount:,.0f} {found.per}" if found.per else ""
+            lines.append([what, measure, _shown(found.value), interval, f"{found.count:,} {found.unit}{amount}"])
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     return "\n".join("  ".join(f"{c:<{w}}" for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
 

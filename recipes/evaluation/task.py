@@ -4,6 +4,7 @@
 `recipes/options/task.py` lists. A path in it is relative to the file.
 """
 
+import re
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
@@ -14,6 +15,8 @@ from ..options.base import UserError, parse
 from ..options.task import KEYS, TaskOptions
 from .python_rows import PREFIX, python_tables
 
+# What `parse` says of texts that YAML reads as something else: yes and no as booleans, 1 as a number.
+UNQUOTED = re.compile(r"=(\[.*\]|True|False|[\d.-]+) in .* must be (list of )?str\b")
 SHIPPED = Path(__file__).parent.parent / "tasks"
 
 
@@ -44,7 +47,8 @@ def open_task(name: str) -> Task:
             if getattr(options, key) and getattr(options, key) != getattr(default, key):
                 raise UserError(f"a task of kind {options.kind} has no use for {key}")
     except UserError as error:
-        raise UserError(f"--tasks {name}: {str(error).removeprefix('--config ')}") from error
+        hint = "; put it between quotes" if UNQUOTED.search(str(error)) else ""
+        raise UserError(f"--tasks {name}: {str(error).removeprefix('--config ')}{hint}") from error
     return Task(path.stem, options, path.parent)
 
 
@@ -53,10 +57,11 @@ def read_rows(task: Task, num_fewshot: int, limit: int | None) -> tuple[list[Row
     options = task.options
     try:
         tables = _tables(task)
-        split = options.split if options.split in tables or len(tables) > 1 else next(iter(tables))
-        if split not in tables:
-            raise UserError(f"{options.dataset} has no split {split!r}; use {', '.join(tables)}")
-        shown_split = options.fewshot_split if options.fewshot_split in tables else split
+        split = options.split or ("test" if len(tables) > 1 else next(iter(tables)))
+        shown_split = options.fewshot_split or ("train" if "train" in tables else split)
+        for key, name in (("split", split), ("fewshot_split", shown_split)):
+            if name not in tables:
+                raise UserError(f"{options.dataset} has no {key} {name!r}; use {', '.join(tables)}")
         if not num_fewshot:
             return list(islice(tables[split](), limit)), []
         shown = list(tables[shown_split]())

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..data.corpus import read_documents
 from ..data.tokens import tokenize
-from ..options.base import write_whole
+from ..options.base import UserError, write_whole
 from ..options.evaluate import EvaluateOptions
 from ..training.scoring import Score, score_documents
 from .likelihood import Opened
@@ -35,9 +35,9 @@ class Text(NamedTuple):
         chosen = np.array([source is None or source == own for own in self.sources], bool)
         nats, targets = self.score.nats[chosen], self.score.targets[chosen]
         return {
-            "bits_per_byte": Values(nats / math.log(2), self.score.num_bytes[chosen], "documents"),
-            "perplexity": Values(nats, targets, "documents", show=_perplexity),
-            "loss": Values(nats, targets, "documents"),
+            "bits_per_byte": Values(nats / math.log(2), self.score.num_bytes[chosen], "documents", per="bytes"),
+            "perplexity": Values(nats, targets, "documents", _perplexity, "tokens"),
+            "loss": Values(nats, targets, "documents", per="tokens"),
         }
 
     def by_source(self, options: EvaluateOptions) -> dict[str, dict[str, Values]]:
@@ -78,6 +78,11 @@ def score_text(opened: Opened, options: EvaluateOptions, stride: int) -> Text:
         opened.autocast,
         show_progress=True,
     )
+    if not score.targets.sum() or not score.num_bytes.sum():
+        raise UserError(
+            f"--dataset {' '.join(options.texts)}: no token of the {options.split} split has one before it, so there "
+            "is nothing to predict; give longer documents"
+        )
     return Text(score, names, sources)
 
 

@@ -53,8 +53,9 @@ class EvaluateOptions:
             if getattr(self, name) and not needs:
                 what = "--dataset" if name == "per_document" else "--tasks"
                 raise UserError(f"--{name} {getattr(self, name)}: nothing of that kind is measured; give {what}")
-        if self.num_fewshot is not None and not (self.tasks or self.harness):
-            raise UserError(f"--num_fewshot {self.num_fewshot} is for --tasks and --harness; give one of them")
+        for name in ("num_fewshot", "max_examples"):
+            if getattr(self, name) is not None and not (self.tasks or self.harness):
+                raise UserError(f"--{name} {getattr(self, name)} is for --tasks and --harness; give one of them")
 
     @property
     def reads_text(self) -> bool:

@@ -14,7 +14,7 @@ KEYS = {
 }
 KEYS["multiple_choice"] |= {"num_fewshot", "fewshot_split"}
 KEYS["generation"] |= {"num_fewshot", "fewshot_split", "extract", "ignore"}
-NEEDED = {"multiple_choice": ("answer",), "minimal_pairs": ("good", "bad"), "generation": ("prompt", "answer")}
+NEEDED = {"multiple_choice": ("prompt", "answer"), "minimal_pairs": ("good", "bad"), "generation": ("prompt", "answer")}
 
 
 @dataclass
@@ -23,7 +23,7 @@ class TaskOptions:
 
     kind: str = option("multiple_choice", "what is asked", KINDS)
     dataset: str = option("", "a file, directory or glob of rows, a Hub id, or python:NAME")
-    split: str = option("test", "whose rows are asked; where the data has one split only, that one")
+    split: str | None = option(None, "whose rows are asked; none is test, or the only one that there is")
     prompt: str = option("", "template of the question")
     choices: list[str] = option([], "templates of the choices")
     choices_from: str = option("", "expression that gives the list of choices, in place of choices")
@@ -34,7 +34,7 @@ class TaskOptions:
     delimiter: str = option(" ", "between a prompt and its answer")
     separator: str = option("\n\n", "between examples")
     num_fewshot: int = option(0, "answered examples before each question")
-    fewshot_split: str = option("train", "where they are from; without such a split from the other rows")
+    fewshot_split: str | None = option(None, "where they are from; none is train, or without it the other rows")
     until: list[str] = option(["\n"], "texts that end what the model writes")
     max_new_tokens: int = option(64, "tokens to write at most")
     extract: str = option("", "regular expression whose first match is the answer, its group if it has one")
@@ -46,6 +46,8 @@ class TaskOptions:
                 raise UserError(f"{key} is missing, which a task of kind {self.kind} needs")
         if self.kind == "multiple_choice" and bool(self.choices) == bool(self.choices_from):
             raise UserError("a task of kind multiple_choice needs choices or choices_from, and not both")
+        if len(set(self.choices)) < len(self.choices):
+            raise UserError(f"choices={self.choices!r:.80} has one of them twice; name each once")
         if self.num_fewshot < 0 or self.max_new_tokens < 1:
             raise UserError("num_fewshot must be 0 or more, max_new_tokens 1 or more")
         for pattern in (self.extract, *self.ignore):

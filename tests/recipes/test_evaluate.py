@@ -2,10 +2,12 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
 from rhapsode import RhapsodeConfig, RhapsodeForCausalLM
+from rhapsode.recipes import evaluate as recipe
 from rhapsode.recipes.cli import run_command
 from transformers import AutoTokenizer
 
@@ -54,6 +56,9 @@ def test_window_and_stride_count_every_token_once(model_directory, corpus, capsy
     assert len(counts) == 1
 
 
+BOTH = ["--tasks", "python_builtins", "--dataset", "stdlib"]
+
+
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
@@ -64,7 +69,12 @@ def test_window_and_stride_count_every_token_once(model_directory, corpus, capsy
         (["--tasks", "python_statement"], "did you mean python_statements"),
         (["--per_example", "x.jsonl"], "nothing of that kind is measured; give --tasks"),
         (["--per_document", __file__], "there is such a file already"),
+        (["--per_document", "/nowhere/x.jsonl"], "/nowhere/x.jsonl: there is no directory /nowhere"),
+        (["--per_document", "x.jsonl", "--per_example", "./x.jsonl", *BOTH], "are both ./x.jsonl; name two files"),
+        (["--compare_with", "/nowhere/model"], "--compare_with /nowhere/model: "),
         (["--num_fewshot", "2"], "is for --tasks and --harness"),
+        (["--max_examples", "2"], "--max_examples 2 is for --tasks and --harness"),
+        (["--num_fewshot", "3", "--tasks", "python_statements"], "no examples before them (python_statements)"),
         (["--memorization", "-1"], "--memorization -1 must be 0 or more"),
         (["--memorization", "3", "--prefix_tokens", "900"], "tokens that the model reads at once"),
     ],
@@ -73,6 +83,45 @@ def test_bad_input(flags, expected, model_directory, capsys):
     assert run_command("evaluate", ["--model", str(model_directory), *flags]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert expected in error
+
+
+@pytest.mark.parametrize("fault", ["no model", "short"])
+def test_the_other_model_is_looked_at_before_one_is_measured(fault, model_directory, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(recipe, "measure", lambda *_: pytest.fail("something was measured"))
+    other, documents = tmp_path / "other", tmp_path / "documents.jsonl"
+    expected = "--compare_with {}: tokenizer {}: cannot be opened"
+    if fault == "short":
+        shutil.copytree(model_directory, other)
+        config = RhapsodeConfig.from_pretrained(other)
+        config.max_position_embeddings = 16
+        config.save_pretrained(other)
+        expected = "--max_length 32 is longer than the model's 16 positions ({})"
+    flags = ["--max_length", "32", "--compare_with", str(other), "--per_document", str(documents)]
+    assert run_command("evaluate", ["--model", str(model_directory), *flags]) == 2
+    assert expected.format(other, other) in capsys.readouterr().err.strip().splitlines()[-1]
+    assert not documents.exists()
+
+
+def test_files_are_written_when_all_is_measured(model_directory, corpus, tmp_path, capsys):
+    """The other model's weights are found to be missing after the first one was measured: no file is left."""
+    other, documents = tmp_path / "other", tmp_path / "documents.jsonl"
+    shutil.copytree(model_directory, other)
+    (other / "model.safetensors").unlink()
+    flags = ["--dataset", corpus, "--split", "all", "--max_documents", 1, "--per_document", documents]
+    flags = ["--model", model_directory, *flags, "--compare_with", other]
+    assert run_command("evaluate", [*map(str, flags)]) == 2
+    assert f"--compare_with {other}: cannot be opened" in capsys.readouterr().err.strip().splitlines()[-1]
+    assert not documents.exists()
+
+
+def test_a_text_of_one_token_has_nothing_to_predict(model_directory, tmp_path, capsys):
+    tokenizer = AutoTokenizer.from_pretrained(model_directory)
+    tokenizer.bos_token = tokenizer.eos_token = None
+    tokenizer.save_pretrained(model_directory)
+    (tmp_path / "a.txt").write_text("a")
+    flags = ["--model", model_directory, "--dataset", tmp_path / "a.txt", "--split", "all", "--json"]
+    assert run_command("evaluate", [*map(str, flags)]) == 2
+    assert "nothing to predict" in capsys.readouterr().err.strip().splitlines()[-1]
 
 
 def evaluate(capsys, *flags) -> dict:
@@ -123,6 +172,8 @@ def test_one_table(model_directory, corpus, tmp_path, capsys):
     flags += ["--per_example", tmp_path / "examples.jsonl"]
     assert run_command("evaluate", [*map(str, flags)]) == 0
     out = capsys.readouterr().out
+    size = sum(len(path.read_bytes()) for path in sorted(corpus.iterdir())[:3])
+    assert f"3 documents, {size:,} bytes" in out
     for words in ("bits_per_byte", "exact_match", "verbatim", "memorization, held-out text", "seed 5; rhapsode"):
         assert words in out
     assert "--tasks python_statements python_expressions" in out and "3 examples" in out

@@ -16,13 +16,32 @@ def test_the_extra_is_named():
     assert EXTRAS["lm_eval"] == "harness"
 
 
+@pytest.mark.slow  # it reads thousands of task files
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("python_builtin", "--harness python_builtin: no such task; did you mean python_builtins"),
+        ("gsm9k", "--harness gsm9k: no such task; did you mean gsm8k"),
+        ("/nowhere.yaml", "--harness /nowhere.yaml: no such task"),
+    ],
+)
+def test_names_are_looked_up_before_anything_is_measured(name, expected):
+    pytest.importorskip("lm_eval")
+    from rhapsode.recipes.evaluation.harness import check_harness
+    from rhapsode.recipes.options.base import UserError
+    from rhapsode.recipes.options.evaluate import EvaluateOptions
+
+    with pytest.raises(UserError, match=expected):
+        check_harness(EvaluateOptions(harness=["python_statements", name]))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["rhapsode", "llama"])
 def test_agrees_with_the_harness(kind, tokenizer_directory, tmp_path, capsys, seed):
     pytest.importorskip("lm_eval")
     from rhapsode.recipes.evaluate import open_model
     from rhapsode.recipes.evaluation.asking import ask
-    from rhapsode.recipes.evaluation.harness import measure_in_harness
+    from rhapsode.recipes.evaluation.harness import check_harness, measure_in_harness
     from rhapsode.recipes.evaluation.rendering import read_examples
     from rhapsode.recipes.evaluation.task import open_task
     from rhapsode.recipes.options.evaluate import EvaluateOptions
@@ -43,9 +62,9 @@ def test_agrees_with_the_harness(kind, tokenizer_directory, tmp_path, capsys, se
     (tmp_path / "chosen.yaml").write_text("dataset: rows.jsonl\nprompt: 'Q: {{ q }} A:'\nchoices_from: o\nanswer: a\n")
     names = [str(tmp_path / "chosen.yaml"), "python_statements", "python_expressions"]
     options = EvaluateOptions(model=str(tmp_path / "model"), tasks=names, harness=names, max_examples=15)
-    opened = open_model(options.model, options)
+    opened = open_model("model", options)
     opened.model.double()  # so that greedy texts do not part where two tokens are as likely but for rounding
-    (found,) = measure_in_harness(opened, options)
+    (found,) = measure_in_harness(opened, options, check_harness(options))
 
     for name in names:
         task = open_task(name)

@@ -9,8 +9,10 @@ import torch
 from rhapsode import RhapsodeConfig, RhapsodeForCausalLM
 from rhapsode.recipes.evaluation.likelihood import Opened
 from rhapsode.recipes.evaluation.memorization import draw_windows, matching_lengths, memorization
+from rhapsode.recipes.evaluation.report import differences
 from rhapsode.recipes.options.base import UserError
 from rhapsode.recipes.options.evaluate import EvaluateOptions
+from rhapsode.tokenization.training import train_tokenizer
 from transformers import AutoTokenizer
 
 
@@ -67,6 +69,15 @@ def test_the_figures(opened, corpus, tmp_path):
         memorization(
             opened, EvaluateOptions(dataset=[short], memorization=1, prefix_tokens=100, continuation_tokens=28)
         )
+
+
+def test_windows_of_different_tokenizers_are_not_compared(opened, corpus):
+    texts = [path.read_text() for path in corpus.iterdir()]
+    other = opened._replace(tokenizer=train_tokenizer(texts, vocab_size=300, show_progress=False))
+    options = EvaluateOptions(dataset=[str(corpus)], memorization=2, prefix_tokens=4, continuation_tokens=4)
+    found = memorization(opened, options)
+    assert differences(found, memorization(opened, options), options).keys() == found.keys()
+    assert differences(found, memorization(other, options), options) == {}
 
 
 @pytest.mark.slow

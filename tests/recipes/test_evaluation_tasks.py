@@ -51,6 +51,9 @@ def test_a_row_becomes_a_prompt_with_choices(folder):
     listed = SENTIMENT.replace("choices: [negative, positive]", "choices_from: \"['negative', 'pos' ~ 'itive']\"")
     assert read_examples(task_of(folder, listed), None, None, 0)[2].choices == ["negative", "positive"]
     assert len(read_examples(task_of(folder, SENTIMENT), None, 2, 0)) == 2
+    (folder / "rows.csv").write_text("text,number\nGood.,1\nBad.,0\n")  # whose numbers are texts
+    from_csv = task_of(folder, by_number.replace("jsonl", "csv"))
+    assert [e.right for e in read_examples(from_csv, None, None, 0)] == [1, 0]
 
 
 def test_shots_are_other_rows_with_their_answers(folder):
@@ -78,6 +81,12 @@ def test_shots_come_from_the_split_that_is_named(folder):
     assert len(examples) == 3
     assert all(e.context.startswith("What a film.\nThe sentiment of the sentence is: positive\n\n") for e in examples)
     assert "What a film" not in read_examples(task, 0, None, 0)[0].context
+    for line, expected in (
+        ("split: banana", "data has no split 'banana'; use t"),
+        ("fewshot_split: trian", "data has no fewshot_split 'trian'; use t"),
+    ):
+        with pytest.raises(UserError, match=expected):
+            read_examples(task_of(folder, SENTIMENT.replace("rows.jsonl", "data") + line), None, None, 0)
 
 
 class Scripted:
@@ -107,9 +116,10 @@ def test_three_accuracies_by_hand(folder, monkeypatch):
     assert [row["log_likelihoods"] for row in outcome.details] == [[-6.0, -8.0, -9.0]] * 3
 
 
-def test_what_is_as_likely_as_another_is_not_chosen():
+def test_of_two_that_are_as_likely_the_first_is_chosen():
+    """As `np.argmax` does in lm-evaluation-harness."""
     assert is_best(np.array([-1.0, -2.0]), 0) and not is_best(np.array([-1.0, -2.0]), 1)
-    assert not is_best(np.array([-1.0, -1.0]), 0)
+    assert is_best(np.array([-2.0, -1.0, -1.0]), 1) and not is_best(np.array([-2.0, -1.0, -1.0]), 2)
 
 
 def test_minimal_pairs(folder, monkeypatch):
@@ -118,7 +128,7 @@ def test_minimal_pairs(folder, monkeypatch):
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     task = task_of(folder, "kind: minimal_pairs\ndataset: rows.jsonl\ngood: '{{ g }}'\nbad: '{{ b }}'\n")
     outcome = ask(Opened(None, None, 10, 1), task, read_examples(task, 3, None, 0))
-    assert outcome.values["accuracy"].numerators.tolist() == [True, False, False]
+    assert outcome.values["accuracy"].numerators.tolist() == [True, False, True]  # of equals, the first
     assert list(outcome.values) == ["accuracy"]
 
 
@@ -130,6 +140,7 @@ def test_texts_are_made_alike():
     assert alike("so #### 1,234 it is", r"#### (-?[\d.,]+)", [","]) == "1234"
     assert alike("no mark", r"#### (\d+)", []) is None
     assert alike("x42y", r"\d+", []) == "42"
+    assert alike("1,234", "(zzz)?", [","]) is None  # it matches, and its group finds nothing
     assert until("one\ntwo;three", [";", "\n"]) == "one" and until("one", ["\n"]) == "one"
 
 
@@ -165,7 +176,15 @@ BAD = {
     "of another kind": (SENTIMENT + "until: [x]\n", "multiple_choice has no use for until"),
     "no answer": (SENTIMENT.replace("answer: label", ""), "answer is missing"),
     "no choices": (SENTIMENT.replace("choices:", "good:").replace("[negative, positive]", "x"), "needs choices or"),
-    "booleans": (SENTIMENT.replace("[negative, positive]", "[yes, no]"), "choices=.*must be list of str"),
+    "booleans": (SENTIMENT.replace("[negative, positive]", "[yes, no]"), "must be list of str.*put it between quotes"),
+    "numbers": (SENTIMENT.replace("[negative, positive]", "[1, 2]"), "must be list of str; put it between quotes"),
+    "a choice twice": (SENTIMENT.replace("negative,", "positive,"), "choices=.*has one of them twice"),
+    "no prompt": (SENTIMENT.replace("prompt:", "instruction:"), "prompt is missing"),
+    "no such split": (SENTIMENT + "split: banana\n", "no split 'banana'; use train"),
+    "no text to write": (
+        "kind: generation\nprompt: x\ndataset: rows.jsonl\nanswer: '[]'\n",
+        "answer .* is an empty list",
+    ),
     "broken template": (SENTIMENT.replace("{{ text }}", "{{ text"), "prompt '{{ text"),
     "no such column": (SENTIMENT.replace("{{ text }}", "{{ texts }}"), "line 1: prompt: 'texts' is undefined"),
     "no such answer": (SENTIMENT.replace("answer: label", "answer: labels"), "answer 'labels' gives nothing"),
