@@ -9,6 +9,7 @@ import yaml
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import parse_flag_from_env, patch_environment
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
@@ -148,7 +149,7 @@ def load_model(source: str, **kwargs):
         config = AutoConfig.from_pretrained(source, **{k: v for k, v in kwargs.items() if k in OF_THE_CONFIG})
         refuse_other_heads(config)
         return AutoModelForCausalLM.from_pretrained(source, **{"dtype": "float32", "use_safetensors": True, **kwargs})
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(f"--model {source}: cannot be opened ({one_line(error, 300)})") from error
 
 

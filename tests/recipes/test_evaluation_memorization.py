@@ -74,7 +74,7 @@ def test_the_figures(opened, corpus, tmp_path):
 def test_windows_of_different_tokenizers_are_not_compared(opened, corpus):
     texts = [path.read_text() for path in corpus.iterdir()]
     other = opened._replace(tokenizer=train_tokenizer(texts, vocab_size=300, show_progress=False))
-    options = EvaluateOptions(dataset=[str(corpus)], memorization=2, prefix_tokens=4, continuation_tokens=4)
+    options = EvaluateOptions(dataset=[str(corpus)], memorization=1, prefix_tokens=4, continuation_tokens=4)
     found = memorization(opened, options)
     assert differences(found, memorization(opened, options), options).keys() == found.keys()
     assert differences(found, memorization(other, options), options) == {}

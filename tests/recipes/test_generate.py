@@ -112,3 +112,11 @@ def test_a_classifier_continues_nothing(tokenizer_directory, tmp_path, capsys):
     source = save_scorer(tmp_path / "scorer", tokenizer_directory)
     assert run_command("generate", ["x", "--model", source]) == 2
     assert "RhapsodeForSequenceClassification's, which predicts no tokens" in capsys.readouterr().err
+
+
+def test_damaged_weights_are_one_line(model_directory, capsys):
+    weights = model_directory / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    assert run_command("generate", ["x", "--model", str(model_directory)]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"rhapsode generate: --model {model_directory}: cannot be opened (")
