@@ -90,16 +90,22 @@ def refuse_changed_code(folder: str | Path) -> None:
 
 def check_before_loading(
     source: str | Path, trust_remote_code: bool = False, revision: str | None = None, weights: bool = True
-) -> None:
+) -> dict[str, str]:
     """To call before a model is opened, wherever it lies, or a tokenizer, which has no `weights`.
+
+    Returns:
+        what `from_pretrained` must be told to open just what was looked at: the commit, where code of the Hub may run.
 
     Raises:
         ValueError: weights in a pickle, a name that leads elsewhere and, where its code may run, code that is not what
             its card says.
     """
     check_source(source, revision, weights=weights)
-    if trust_remote_code:
-        refuse_changed_code(local_folder(source, revision, CODE_FILES))
+    if not trust_remote_code:
+        return {}
+    folder = local_folder(source, revision, CODE_FILES)
+    refuse_changed_code(folder)
+    return {} if Path(source).is_dir() else {"revision": folder.name}  # the cache names a snapshot by its commit
 
 
 def _code_elsewhere(folder: Path) -> str | None:

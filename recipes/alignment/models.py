@@ -43,8 +43,8 @@ def open_scorer(options: AlignmentOptions, chats: bool = True, **kwargs):
     set_seed(options.seed)
     settings = {"dtype": "float32", "num_labels": 1, **loading(options), **kwargs}
     try:
-        check_before_loading(options.model, options.trust_remote_code)
-        model = AutoModelForSequenceClassification.from_pretrained(options.model, **settings)
+        pinned = check_before_loading(options.model, options.trust_remote_code)
+        model = AutoModelForSequenceClassification.from_pretrained(options.model, **settings, **pinned)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(f"--model {options.model}: cannot be opened ({one_line(error, 300)})") from error
     tokenizer = open_tokenizer(options)

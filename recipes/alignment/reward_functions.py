@@ -96,7 +96,7 @@ def _model(spec: str, trust_remote_code: bool) -> Reward:
     settings = {"num_labels": 1, "dtype": "float32", "trust_remote_code": trust_remote_code}
     settings["use_safetensors"] = True
     try:
-        check_before_loading(path, trust_remote_code)
+        settings |= check_before_loading(path, trust_remote_code)
         model, found = AutoModelForSequenceClassification.from_pretrained(path, output_loading_info=True, **settings)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         what = "is neither judge, module:function or file.py:function, nor a reward model that can be opened"

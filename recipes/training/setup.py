@@ -126,7 +126,8 @@ def open_tokenizer(options: PretrainOptions, directory: Path) -> PreTrainedToken
 
 def load_tokenizer(source: str, **kwargs) -> PreTrainedTokenizerBase:
     try:
-        check_before_loading(source, kwargs.get("trust_remote_code", False), kwargs.get("revision"), weights=False)
+        trust, revision = kwargs.get("trust_remote_code", False), kwargs.get("revision")
+        kwargs |= check_before_loading(source, trust, revision, weights=False)
         return AutoTokenizer.from_pretrained(source, **kwargs)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"tokenizer {source}: cannot be opened ({one_line(error, 300)})") from error
@@ -145,7 +146,7 @@ def refuse_other_heads(config) -> None:
 def load_model(source: str, **kwargs):
     """Any causal language model, in float32 unless `kwargs` say otherwise; never from a pickle."""
     try:
-        check_before_loading(source, kwargs.get("trust_remote_code", False), kwargs.get("revision"))
+        kwargs |= check_before_loading(source, kwargs.get("trust_remote_code", False), kwargs.get("revision"))
         config = AutoConfig.from_pretrained(source, **{k: v for k, v in kwargs.items() if k in OF_THE_CONFIG})
         refuse_other_heads(config)
         return AutoModelForCausalLM.from_pretrained(source, **{"dtype": "float32", "use_safetensors": True, **kwargs})

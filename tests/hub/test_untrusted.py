@@ -13,10 +13,11 @@ from rhapsode.hub.source import check_revision
 from rhapsode.hub.untrusted import check_folder
 from rhapsode.recipes.alignment.reward_functions import open_reward_functions
 from rhapsode.recipes.cli import main
+from rhapsode.recipes.options.base import UserError
 from rhapsode.recipes.trainers.models import load_arguments
 from rhapsode.recipes.training.setup import load_model, load_tokenizer
 from rhapsode.tokenization.training import train_tokenizer
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
 @pytest.fixture(scope="module")
@@ -173,3 +174,18 @@ def test_the_weights_of_a_model_are_the_ones_that_were_saved(folder):
     ours, theirs = RhapsodeForCausalLM.from_pretrained(folder), load_model(str(folder), trust_remote_code=True)
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_what_is_opened_is_the_commit_that_was_looked_at(made, tmp_path, monkeypatch):
+    """Somebody may push between the look and the load; a directory, and a load without code, need no commit."""
+    snapshot = Path(shutil.copytree(made, tmp_path / "snapshots" / ("a1" * 20)))
+    monkeypatch.setattr("rhapsode.hub.source.snapshot_download", lambda *args, **kwargs: str(snapshot))
+    seen = []
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda source, **kwargs: seen.append(kwargs))
+    load_tokenizer("owner/name", trust_remote_code=True, revision="main")
+    assert seen == [{"trust_remote_code": True, "revision": snapshot.name}]
+    assert check_before_loading("owner/name", revision="main") == {}
+    assert check_before_loading(made, trust_remote_code=True) == {}
+    (snapshot / "block.py").write_text("changed")
+    with pytest.raises(UserError, match="changed after the export"):
+        load_tokenizer("owner/name", trust_remote_code=True)
