@@ -4,6 +4,8 @@
 huggingface_hub: `model-index` holds the figures, `co2_eq_emissions` the carbon dioxide in grams.
 """
 
+import re
+
 import huggingface_hub
 import torch
 import transformers
@@ -136,6 +138,12 @@ def _data(run: Run) -> str:
     return f"## Data\n\n{table(['', ''], rows)}"
 
 
+def fenced(text: str, language: str) -> str:
+    """A block of code that nothing in the text ends."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}{language}\n{text.rstrip()}\n{fence}"
+
+
 def _recipe(run: Run) -> str:
     """The command, what the run was, and every option, so that it can be repeated."""
     if not run.command:
@@ -146,7 +154,7 @@ def _recipe(run: Run) -> str:
         if isinstance(value := run.results.get(key), int | float):
             rows.append((name, f"{value:,.0f}"))
     options = yaml.safe_dump(run.public_options(), sort_keys=False)
-    text = f"`rhapsode {run.command} --config FILE.yaml`, with these options in the file:\n\n```yaml\n{options}```"
+    text = f"`rhapsode {run.command} --config FILE.yaml`, with these options in the file:\n\n{fenced(options, 'yaml')}"
     return f"## Recipe\n\n{table(['', ''], rows)}\n\n### Hyperparameters\n\n{text}"
 
 

@@ -87,7 +87,8 @@ def emissions(results: dict, command: str, device: str | None) -> dict:
 
 def table(header: list[str], rows: list[tuple]) -> str:
     lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
-    lines += [f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
+    escaped = ([" ".join(str(cell).split()).replace("|", "\\|") for cell in row] for row in rows)
+    lines += [f"| {' | '.join(row)} |" for row in escaped]
     return "\n".join(lines)
 
 

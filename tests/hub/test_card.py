@@ -5,8 +5,9 @@ import json
 import pytest
 import yaml
 from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
 from rhapsode import RhapsodeConfig, RhapsodeForCausalLM, RhapsodeForSequenceClassification
-from rhapsode.hub.card import model_card
+from rhapsode.hub.card import fenced, model_card
 from rhapsode.hub.measured import headline_figures
 from rhapsode.hub.run import Run, read_run
 
@@ -136,3 +137,10 @@ def test_a_damaged_run_is_named(tmp_path):
     (tmp_path / "results.json").write_text("{")
     with pytest.raises(ValueError, match=r"results\.json is damaged"):
         read_run(tmp_path)
+
+
+def test_nothing_in_an_option_ends_the_block_of_code():
+    hostile = "prompt: 'x\n```\n# Not a heading\n````'\n"
+    (block,) = (token for token in MarkdownIt().parse(fenced(hostile, "yaml")) if token.type == "fence")
+    assert (block.info, block.content) == ("yaml", hostile)
+    assert not [token for token in MarkdownIt().parse(fenced(hostile, "yaml")) if token.type == "heading_open"]
