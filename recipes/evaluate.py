@@ -75,6 +75,8 @@ def check_models(options: EvaluateOptions) -> None:
             continue
         with _naming(flag, name):
             load_tokenizer(name, trust_remote_code=options.trust_remote_code)
+            if Path(name, "adapter_config.json").is_file():
+                continue  # the configuration is its base model's
             try:
                 check_before_loading(name, options.trust_remote_code)
                 config = AutoConfig.from_pretrained(name, trust_remote_code=options.trust_remote_code)

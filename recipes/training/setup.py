@@ -11,7 +11,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import parse_flag_from_env, patch_environment
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from ...hub.code import check_before_loading
 from ...modeling import RhapsodeConfig, RhapsodeForCausalLM
@@ -35,7 +35,6 @@ from .zero import check_wishes, spread
 
 CHECKPOINTS = "checkpoints"
 OTHER_HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
-OF_THE_CONFIG = ("trust_remote_code", "revision")
 # What a resumed run may have otherwise than the run it continues: nothing here changes a weight.
 FREE_ON_RESUME = {
     *("max_seconds", "logging_steps", "eval_steps", "max_eval_tokens", "final_eval_tokens"),
@@ -147,9 +146,10 @@ def load_model(source: str, **kwargs):
     """Any causal language model, in float32 unless `kwargs` say otherwise; never from a pickle."""
     try:
         kwargs |= check_before_loading(source, kwargs.get("trust_remote_code", False), kwargs.get("revision"))
-        config = AutoConfig.from_pretrained(source, **{k: v for k, v in kwargs.items() if k in OF_THE_CONFIG})
-        refuse_other_heads(config)
-        return AutoModelForCausalLM.from_pretrained(source, **{"dtype": "float32", "use_safetensors": True, **kwargs})
+        settings = {"dtype": "float32", "use_safetensors": True, **kwargs}
+        model = AutoModelForCausalLM.from_pretrained(source, **settings)
+        refuse_other_heads(model.config)  # only now: an adapter's directory has no configuration, its base model's has
+        return model
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(f"--model {source}: cannot be opened ({one_line(error, 300)})") from error
 
