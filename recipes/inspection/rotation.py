@@ -23,7 +23,6 @@ def rotation(model) -> dict | None:
     return {
         "theta": theta.tolist(),
         "longest": longest,
-        "head_dim": head_dim(model.config),
         "distances": distances.tolist(),
         "equal": equal_vectors(theta, distances).tolist(),
         "bound": bound(theta, distances).tolist(),
@@ -40,7 +39,3 @@ def bound(theta: torch.Tensor, distances: torch.Tensor) -> torch.Tensor:
     turned = torch.polar(torch.ones_like(theta), theta) ** distances[:, None]  # exp(i d theta)
     at_zero = torch.arange(1, len(theta) + 1, dtype=torch.float64).mean()
     return turned.cumsum(-1).abs().mean(-1) / at_zero
-
-
-def head_dim(config) -> int:
-    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
