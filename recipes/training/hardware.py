@@ -60,11 +60,28 @@ def peak_flops(device_type: str, dtype: torch.dtype) -> tuple[float, str]:
         peak = known_peak(torch.cuda.get_device_name())
         if peak is not None:
             return peak, "known"
+    return measured_flops(device_type, dtype), "measured"
+
+
+def measured_flops(device_type: str, dtype: torch.dtype) -> float:
+    """FLOP/s of a large square matrix product, now."""
     n = 2048 if device_type == "cpu" else 8192
     generator = torch.Generator().manual_seed(0)  # the random state of the run stays as it is
     a, b = (torch.randn(n, n, generator=generator).to(device_type, dtype) for _ in range(2))
     seconds = [_timed(lambda: a @ b, device_type) for _ in range(6)][1:]
-    return 2 * n**3 / statistics.median(seconds), "measured"
+    return 2 * n**3 / statistics.median(seconds)
+
+
+def measured_bandwidth(device_type: str) -> float:
+    """Bytes a second at which memory is read, far more of it than caches hold, now: the best of several sweeps.
+
+    A product of a matrix and a vector reads each number once, as a model that writes one token does with its weights.
+    """
+    rows, columns = (2**13, 2**13) if device_type == "cpu" else (2**15, 2**15)
+    matrix = torch.ones(rows, columns, device=device_type)
+    vector = torch.ones(columns, device=device_type)
+    seconds = [_timed(work, device_type) for _ in range(4) for work in (lambda: matrix @ vector, matrix.sum)]
+    return matrix.nbytes / min(seconds[2:])
 
 
 def total_peak_flops(accelerator, dtype: torch.dtype) -> tuple[float, str]:

@@ -1,0 +1,1 @@
+"""What `rhapsode bench` measures: limits, contenders, their turns, and the figures that are made of them."""
