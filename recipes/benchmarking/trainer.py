@@ -61,28 +61,28 @@ class StepByStep(TrainerCallback):
         return control
 
 
-def arguments_of(output_dir: str, best: bool, batch: int, seed: int) -> TrainingArguments:
+def arguments_of(output_dir: str, batch: int, seed: int, **others) -> TrainingArguments:
     """Defaults, but for what decides the work: the batch, a constant rate, and nothing that is written."""
-    fast = {"bf16": True, "torch_compile": True} if best else {}
     return TrainingArguments(
         output_dir=output_dir,
         per_device_train_batch_size=batch,
         max_steps=ENDLESS,
         lr_scheduler_type="constant",
-        save_strategy="no",
         report_to="none",
         seed=seed,
         use_cpu=not torch.accelerator.is_available(),
-        **fast,
+        **{"save_strategy": "no"} | others,
     )
 
 
-def train(turns: Turns, model: str, rows: str, best: bool, output_dir: str, batch: int, length: int, seed: int) -> None:
-    """A unit is a step. `best`: bfloat16 autocast, compiled; else what `TrainingArguments()` gives."""
+def train(
+    turns: Turns, model: str, rows: str, bf16: bool, compiled: bool, output_dir: str, batch: int, length: int, seed: int
+) -> None:
+    """A unit is a step: with neither bfloat16 autocast nor compilation it is what `TrainingArguments()` gives."""
     callback = StepByStep(turns)
     callback.trainer = OrderedTrainer(
         model=AutoModelForCausalLM.from_pretrained(model),
-        args=arguments_of(output_dir, best, batch, seed),
+        args=arguments_of(output_dir, batch, seed, bf16=bf16, torch_compile=compiled),
         train_dataset=RowsInOrder(rows),
         callbacks=[callback],
     )

@@ -28,6 +28,7 @@ class BenchOptions:
     tokenizer: str | None = option(None, "directory or Hub id; none trains one on the text")
     batch: int = option(8, "sequences in one training step")
     length: int = option(512, "sequence length in tokens")
+    torch_compile: bool = option(True, "measure compiled contenders too; they need a C++ compiler, and a minute each")
     rounds: int = option(5, "turns of each contender; fewer where the time is up")
     prompt_tokens: int = option(128, "decoding: tokens of the prompt")
     new_tokens: int = option(64, "decoding: tokens to write, 2 or more")
