@@ -11,6 +11,7 @@ from transformers import TextStreamer
 
 from ..tokenization.encoding import encode_prompt
 from .cli import run_command
+from .generation.compiled import compiled_decoding
 from .generation.writing import probabilities, room, sampling, settings_of, write
 from .options.generate import GenerateOptions
 from .training.setup import load_model, load_tokenizer
@@ -27,6 +28,7 @@ def run(options: GenerateOptions) -> None:
     streams = options.stream and options.num_return_sequences == 1 and not options.json
     ids = encode_prompt(tokenizer, options.prompt)
     settings = sampling(options, tokenizer) | {"max_new_tokens": room(model, ids, options)}
+    settings |= compiled_decoding(model) if options.torch_compile else {}
     if streams:
         print(options.prompt, end="", flush=True)
     start = time.perf_counter()

@@ -26,6 +26,7 @@ from .options.base import UserError
 from .options.output import check_output
 from .options.pretrain import PretrainOptions
 from .training import outcome, setup
+from .training.attention import set_attention
 from .training.checkpoint import Retention, newest_checkpoint, save_checkpoint
 from .training.ema import WeightAverage
 from .training.guard import Guard
@@ -121,6 +122,8 @@ def prepare(options: PretrainOptions) -> Run:
     tokenizer = parallel.on_main(lambda: setup.open_tokenizer(options, directory))
     model = setup.open_model(options, tokenizer).to(precision.weights)
     length = setup.sequence_length(options, model)
+    if options.architecture == "transformer":
+        set_attention(model, options.attn_implementation, parallel.accelerator.device, length)
     processes = Processes(parallel.data_index, parallel.data_count)
     rows = open_rows(options, tokenizer, length, processes)
     validation = open_validation(options, tokenizer, processes)

@@ -18,6 +18,7 @@ from ..alignment.rows import Row, open_tables
 from ..options.base import RESOLVED, UserError, one_line, save_resolved, write_whole
 from ..options.generate import GenerateOptions
 from ..options.output import check_same
+from .compiled import compiled_decoding
 from .writing import probabilities, sampling, settings_of, write
 
 
@@ -116,7 +117,8 @@ def _answers(model, tokenizer, prompts: list[list[int]], options: GenerateOption
     copies = options.num_return_sequences if options.temperature > 0 else 1
     seed = None if options.seed is None else (options.seed + first) % 2**32
     repeated = [ids for ids in prompts for _ in range(copies)]
-    new = write(model, tokenizer, repeated, sampling(options, tokenizer), seed=seed)
+    settings = sampling(options, tokenizer) | (compiled_decoding(model) if options.torch_compile else {})
+    new = write(model, tokenizer, repeated, settings, seed=seed)
     likely = [
         probabilities(model, tokenizer, *pair) if options.probabilities else []
         for pair in zip(repeated, new, strict=True)

@@ -19,6 +19,9 @@ class GenerateOptions(SamplingOptions):
     batch_size: int = option(8, "prompts of --prompts that are continued together")
     num_return_sequences: int = option(1, "continuations to write; more than one are not streamed")
     probabilities: bool = option(False, "print or write what the model gave to each token that was written")
+    torch_compile: bool = option(
+        False, "compile the step that writes a token: some 20 s once, then several times faster; for long texts"
+    )
     stream: bool = option(True, "print each word as soon as it is there")
     json: bool = option(False, "print one JSON object: prompt, continuations, settings, tokens per second")
 

@@ -71,7 +71,9 @@ class PretrainOptions:
     bf16: bool | None = option(None, "bfloat16 autocast over float32 weights; none is wherever the hardware has it")
     pure_bf16: bool = option(False, "weights, gradients and optimizer in bfloat16 too: half the memory, less exact")
     fp8: bool = option(False, "matrix products of the blocks in float8, by torchao, where the hardware has it")
-    attn_implementation: str = option("sdpa", "attention kernel: eager, sdpa, flash_attention_2, flex_attention, ...")
+    attn_implementation: str | None = option(
+        None, "attention kernel: eager, sdpa, blocked, ...; none is blocked on a CPU up to 1,024 tokens, else sdpa"
+    )
     gradient_checkpointing: bool = option(False, "recompute activations in the backward pass: less memory, more time")
     gradient_checkpointing_every: int = option(1, "recompute every so many-th block: 1 is all, 2 half of them")
     use_liger_kernel: bool | None = option(None, "Liger's fused loss on a GPU; none is where it is installed")

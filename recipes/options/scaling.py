@@ -40,7 +40,7 @@ class ScalingOptions:
     lr_scheduler_type: str = option("linear", "shape after the warm-up", SCHEDULES)
     warmup_steps: float = option(0.05, "steps of linear warm-up; below 1, a share of the run")
     bf16: bool | None = option(None, "bfloat16 autocast; none is wherever the hardware has it")
-    attn_implementation: str = option("eager", "attention kernel: eager, sdpa, flash_attention_2, ...")
+    attn_implementation: str | None = option(None, "attention kernel, see `pretrain`; none is the quickest here")
     # The fit
     law: str = option("auto", "whose prediction counts; auto: that which foretells the largest run of the fit", LAWS)
     parameter_count: str = option("all", "what N counts; the other is reported", PARAMETER_COUNTS)

@@ -24,9 +24,7 @@ def compile_loss(loss: nn.Module, options: PretrainOptions, device: torch.device
     """
     if not options.torch_compile:
         return
-    compiler = os.environ.get("CXX") or "g++"
-    if device.type == "cpu" and not (shutil.which(compiler) or shutil.which("clang++")):
-        raise UserError(f"--torch_compile needs a C++ compiler on a CPU, and there is no {compiler}; install one")
+    check_compiler(device)
     if options.torch_compile_scope == "whole":
         loss.compile()
         return
@@ -35,3 +33,13 @@ def compile_loss(loss: nn.Module, options: PretrainOptions, device: torch.device
         raise UserError(f"--torch_compile: {type(loss.model).__name__} has no blocks; add --torch_compile_scope whole")
     for block in stack.values():
         block.compile()
+
+
+def check_compiler(device: torch.device) -> None:
+    """
+    Raises:
+        UserError: code for this device cannot be compiled on this machine.
+    """
+    compiler = os.environ.get("CXX") or "g++"
+    if device.type == "cpu" and not (shutil.which(compiler) or shutil.which("clang++")):
+        raise UserError(f"--torch_compile needs a C++ compiler on a CPU, and there is no {compiler}; install one")

@@ -157,8 +157,6 @@ def load_model(source: str, **kwargs):
 def open_model(options: PretrainOptions, tokenizer: PreTrainedTokenizerBase):
     """A new model of the preset, or the one to go on from; its vocabulary holds the tokenizer's."""
     model = load_model(options.model) if options.model else new_model(options, tokenizer)
-    if options.architecture == "transformer":
-        model.config._attn_implementation = options.attn_implementation
     for ids in (model.config, model.generation_config):
         ids.pad_token_id, ids.bos_token_id = tokenizer.pad_token_id, tokenizer.bos_token_id
         ids.eos_token_id = tokenizer.eos_token_id

@@ -6,6 +6,7 @@ import pytest
 import torch
 from rhapsode import RhapsodeConfig, RhapsodeForCausalLM
 from rhapsode.recipes.cli import run_command
+from rhapsode.recipes.generation import compiled
 from rhapsode.tokenization.encoding import encode_prompt
 from small_chats import save_scorer
 from transformers import AutoTokenizer
@@ -120,3 +121,18 @@ def test_damaged_weights_are_one_line(model_directory, capsys):
     assert run_command("generate", ["x", "--model", str(model_directory)]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith(f"rhapsode generate: --model {model_directory}: cannot be opened (")
+
+
+def test_the_compiled_step_writes_the_same(model_directory, tmp_path, monkeypatch, capsys):
+    """Its loop; what the compiler makes of a step is looked at in test_compiled_decoding.py."""
+    monkeypatch.setattr(compiled, "_compiled_step", lambda: compiled._step)
+    (tmp_path / "prompts.txt").write_text("for i in\nimport\nwhile True:\n")
+    texts = []
+    for name, extra in (("plain", []), ("quick", ["--torch_compile"])):
+        text = json.loads(generate(capsys, model_directory, "--max_new_tokens", "12", "--seed", "3", "--json", *extra))
+        output = tmp_path / f"{name}.jsonl"
+        flags = ["--prompts", str(tmp_path / "prompts.txt"), "--output", str(output), "--max_new_tokens", "9"]
+        assert run_command("generate", [*flags, "--model", str(model_directory), "--seed", "3", *extra]) == 0
+        capsys.readouterr()
+        texts.append((text["continuations"], output.read_text()))
+    assert texts[0] == texts[1]

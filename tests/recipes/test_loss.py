@@ -4,7 +4,8 @@ import pytest
 import torch
 from rhapsode import RhapsodeConfig, RhapsodeForCausalLM
 from rhapsode.recipes.data.tokens import IGNORED
-from rhapsode.recipes.training.loss import NextTokenLoss, chunked_loss
+from rhapsode.recipes.training.loss import NextTokenLoss, chunk_size, chunked_loss, cross_entropy
+from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
 # float32 sums of the same terms, chunk by chunk in place of all at once.
@@ -192,3 +193,24 @@ def test_a_model_wrapped_at_the_wrong_place_is_noticed(monkeypatch, seed):
     monkeypatch.setattr(module, "DTensor", Sharded)
     with pytest.raises(AssertionError, match="fully_shard the NextTokenLoss"):
         module._whole(Sharded())
+
+
+@pytest.mark.parametrize("z_loss", [0.0, 0.1])
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_its_gradient_in_closed_form(seed, z_loss, scale):
+    """Large logits too: the probability of a target is then below the smallest number, and its loss is not."""
+    dtype = torch.float64 if scale == 1.0 else torch.float32
+    logits = (scale * torch.randn(9, 50, dtype=dtype)).requires_grad_()
+    labels = torch.randint(50, (9,))
+    expected = F.cross_entropy(logits, labels, reduction="sum")
+    (expected + z_loss * logits.logsumexp(-1).square().sum()).backward()
+    loss, gradient = cross_entropy(logits.detach(), labels, z_loss)
+    tolerance = EXACT if scale == 1.0 else TOLERANCE
+    torch.testing.assert_close(loss, expected.detach(), rtol=tolerance, atol=0)
+    torch.testing.assert_close(gradient, logits.grad, rtol=tolerance, atol=tolerance)
+
+
+def test_the_vocabulary_says_how_many_tokens_are_taken_at_once():
+    assert chunk_size(8192) == 1024
+    assert chunk_size(128_000) * 128_000 < 2**25 + 1
+    assert chunk_size(10**7) == chunk_size(10**6)

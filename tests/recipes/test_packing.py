@@ -16,6 +16,7 @@ from rhapsode.recipes.data.layout import BestFitRows, ConcatenatedRows, shares
 from rhapsode.recipes.data.mixture import collate
 from rhapsode.recipes.data.packing import best_fit_decreasing, plan_best_fit
 from rhapsode.recipes.data.tokens import IGNORED, TokenStream
+from rhapsode.recipes.training.attention import set_attention
 
 PAD = 10**6  # no id of a document
 # The model is float64, but transformers computes the loss of the logits in float32, and sums in another order.
@@ -154,11 +155,11 @@ def test_streams_are_cut_up_as_if_they_were_one(lists, length):
 # Documents of a row do not see each other
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa", "blocked"])
 def test_the_loss_of_padded_rows_is_the_sum_over_the_pieces(seed, attention):
     config = RhapsodeConfig.from_preset("rhapsode-10m-tiny", vocab_size=50, initializer_range=0.3)
     model = RhapsodeForCausalLM(config).double().eval()
-    model.set_attn_implementation(attention)
+    set_attention(model, attention, torch.device("cpu"), 1)
     rng = np.random.default_rng(seed)
     lengths, length = rng.integers(2, 30, 12), 16
     stream = streams_of([lengths.tolist()])[0]

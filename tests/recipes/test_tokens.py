@@ -14,6 +14,7 @@ from rhapsode.recipes.data.layout import ConcatenatedRows
 from rhapsode.recipes.data.mixture import collate
 from rhapsode.recipes.data.parallel import BATCH
 from rhapsode.recipes.data.tokens import IGNORED, TokenStream, tokenize
+from rhapsode.recipes.training.attention import set_attention
 from transformers import AutoTokenizer
 
 # The model is float64, but transformers computes the loss of the logits in float32, and sums in another order.
@@ -105,13 +106,13 @@ def test_no_documents(tokenizer_directory):
 # What it is for: documents of a row do not see each other
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa", "blocked"])
 @pytest.mark.parametrize("preset", ["rhapsode-10m-tiny", "gpt2-tiny"])
 def test_the_loss_of_a_packed_row_is_the_sum_over_its_documents(seed, preset, attention):
     overrides = {"residual_dropout": 0.0, "embedding_dropout": 0.0, "attention_dropout": 0.0}
     config = RhapsodeConfig.from_preset(preset, vocab_size=50, initializer_range=0.3, **overrides)
     model = RhapsodeForCausalLM(config).double()
-    model.set_attn_implementation(attention)
+    set_attention(model, attention, torch.device("cpu"), 1)
     rng = np.random.default_rng(seed)
     lengths = rng.integers(2, 20, 8).tolist()
     stream = stream_of(lengths)
