@@ -45,7 +45,9 @@ COMMANDS = {
     "push": Command("publish a model on the Hub", "PushOptions"),
     "verify": Command("whether the code that a model brings is Rhapsode's, before it runs", "VerifyOptions"),
     "report": Command("report.md and curves of runs, finished or not, or a comparison", "ReportOptions"),
-    "bench": Command("speed and memory beside other trainers and runtimes, against the machine's limits", "BenchOptions"),
+    "bench": Command(
+        "speed and memory beside other trainers and runtimes, against the machine's limits", "BenchOptions"
+    ),
     "presets": Command("print the named designs and what they cost", "PresetsOptions"),
     "demo": Command("all of it on the standard library, offline", "DemoOptions"),
 }

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from .interleaving import LIMIT, OURS, PEER
 
 MORE, LESS = "more", "less"
+KEYS = ("section", "what", "unit", "better", "limit", "axis", "at")
 
 
 @dataclass
@@ -36,7 +37,10 @@ class Entry:
 
 @dataclass
 class Figure:
-    """`what` was measured, in which `unit`, whether more or less is better, and the `limit` in words."""
+    """`what` was measured, in which `unit`, whether more or less is better, and the `limit` in words.
+
+    Of a cost that grows: `axis` is with what, and `at` its value here.
+    """
 
     section: str
     what: str
@@ -44,6 +48,8 @@ class Figure:
     entries: list[Entry]
     better: str = MORE
     limit: str | None = None
+    axis: str | None = None
+    at: float | None = None
 
     def entry(self, name: str) -> Entry | None:
         return next((entry for entry in self.entries if entry.name == name), None)
@@ -66,7 +72,7 @@ class Figure:
             row |= {"low": min(entry.values, default=None), "high": max(entry.values, default=None)}
             row["ratios"] = self.ratios(entry.name) if entry.kind == OURS else {}
             rows.append(row)
-        return {k: getattr(self, k) for k in ("section", "what", "unit", "better", "limit")} | {"contenders": rows}
+        return {k: getattr(self, k) for k in KEYS} | {"contenders": rows}
 
 
 def median_ratio(values: Sequence[float], others: Sequence[float]) -> float | None:

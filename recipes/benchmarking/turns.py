@@ -1,9 +1,9 @@
 """A contender's side: a process of its own that builds what it measures, and does a unit of work when it is its turn.
 
-    contender -> ("ready", facts)        it has built its model and run it once
-    conductor -> command                 do one unit; None or a closed pipe is the end
-    contender -> ("done", values)        seconds, processor seconds, memory, and what else the unit gives
-    contender -> ("failed", reason)      at any time
+contender -> ("ready", facts)        it has built its model and run it once
+conductor -> command                 do one unit; None or a closed pipe is the end
+contender -> ("done", values)        seconds, processor seconds, memory, and what else the unit gives
+contender -> ("failed", reason)      at any time
 """
 
 import gc

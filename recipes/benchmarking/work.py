@@ -1,11 +1,11 @@
 """The work that all contenders are given: the same weights, in our format and in the families' own, and the same rows.
 
-    WORK/rows.npy                (N, T) ids: documents one after the other, cut, every position a target
-    WORK/documents.npz           the ids of all documents and where each begins, for packing
-    WORK/tokenizer/
-    WORK/PRESET/rhapsode/        the model with its tokenizer
-    WORK/PRESET/foreign/         the same weights for the family's own class: LlamaForCausalLM, Qwen3ForCausalLM, ...
-    WORK/PRESET/DTYPE.gguf       the same for llama.cpp
+WORK/rows.npy                (N, T) ids: documents one after the other, cut, every position a target
+WORK/documents.npz           the ids of all documents and where each begins, for packing
+WORK/tokenizer/
+WORK/PRESET/rhapsode/        the model with its tokenizer
+WORK/PRESET/foreign/         the same weights for the family's own class: LlamaForCausalLM, Qwen3ForCausalLM, ...
+WORK/PRESET/DTYPE.gguf       the same for llama.cpp
 """
 
 import sys

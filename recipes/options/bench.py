@@ -18,7 +18,9 @@ class BenchOptions:
     turn, medians and ratios round by round, against the machine's limits. Writes results.json, report.md, bench.png."""
 
     measure: list[str] = option(list(SECTIONS), f"what to measure: {', '.join(SECTIONS)}")
-    peers: list[str] = option(list(PEERS), f"what to measure beside Rhapsode, where it is installed: {', '.join(PEERS)}")
+    peers: list[str] = option(
+        list(PEERS), f"what to measure beside Rhapsode, where it is installed: {', '.join(PEERS)}"
+    )
     preset: list[str] = option(
         [LLAMA_30M], f"designs to train and decode, the first for the rest too; {LLAMA_30M}, or see `rhapsode presets`"
     )

@@ -1,0 +1,115 @@
+"""How the cost of a training token grows: with the length of sequences, the vocabulary and the width of the model.
+
+Forward and backward pass in bfloat16 where the hardware has it, of our loss on our model and of the family's class with
+its own loss, as many tokens at each point.
+"""
+
+import dataclasses
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from ...hub.families import family_named
+from ...hub.family import to_family
+from ...modeling import RhapsodeConfig, RhapsodeForCausalLM
+from ..training.attention import set_attention
+from ..training.hardware import supports_bf16
+from ..training.loss import NextTokenLoss
+from ..training.metrics import flops_per_token
+from .bench import Bench
+from .figures import LESS, Figure, entries, round_shares
+from .interleaving import OURS, PEER, Contender, Entrant
+from .limits import BF16, CONTENDER, FP32, entrant, values
+from .memory import peak_over
+from .turns import Clock, Turns, device
+
+OWN = "rhapsode"
+
+
+def grow(turns: Turns, fields: dict, family: str | None, tokens: int, seed: int) -> None:
+    """A unit builds a model of the size that is asked for, runs it once, and measures it once."""
+    turns.ready()
+
+    def unit(length: int, **sizes) -> dict:
+        torch.manual_seed(seed)
+        config = RhapsodeConfig(**fields | sizes | {"max_position_embeddings": length})
+        ids = torch.randint(config.vocab_size, (max(1, tokens // length), length), device=device())
+        step, flops = build(config, family, ids)
+        step()
+        clock = Clock()
+        step()
+        values = clock.read()
+        peak = peak_over(step)
+        return values | {"tokens": ids.numel(), "flops": flops * ids.numel(), "peak_bytes": peak}
+
+    turns.serve(unit)
+
+
+def build(config: RhapsodeConfig, family: str | None, ids: torch.Tensor):
+    """(a forward and a backward pass on `ids`, FLOPs a token), of our model, or of the family's where there is one."""
+    if family is None:
+        model = RhapsodeForCausalLM(config).to(device())
+        set_attention(model, None, device(), ids.shape[1])
+        loss, count = NextTokenLoss(model), torch.tensor(ids[:, 1:].numel(), device=device())
+    else:
+        model = AutoModelForCausalLM.from_config(to_family(family_named(family), config)).to(device())
+    model.train()
+
+    def step() -> None:
+        with torch.autocast(device().type, torch.bfloat16, enabled=supports_bf16(device())):
+            batch = {"input_ids": ids, "labels": ids}
+            nats = loss(batch, count) if family is None else model(**batch, use_cache=False).loss
+        nats.backward()
+        model.zero_grad()
+
+    return step, flops_per_token(model, ids.shape[1])
+
+
+def points(options, config: RhapsodeConfig) -> list[tuple[str, int, dict]]:
+    """(what grows, its value, the sizes of the model)."""
+    found = [("length", n, {"length": n}) for n in options.growth_lengths]
+    found += [("vocabulary", n, {"vocab_size": n, "length": options.length}) for n in options.growth_vocabularies]
+    for width in options.growth_widths:
+        heads = max(1, width // config.head_dim)
+        feed_forward = round(config.intermediate_size * width / config.hidden_size)
+        sizes = {"hidden_size": width, "intermediate_size": feed_forward, "num_attention_heads": heads}
+        sizes |= {"num_key_value_heads": heads, "head_dim": width // heads, "length": options.length}
+        found.append(("width", width, sizes))
+    return found
+
+
+def measure(bench: Bench) -> list[Figure]:
+    o, design = bench.options, bench.designs[0]
+    names = {f.name for f in dataclasses.fields(RhapsodeConfig)} - {"layer_types"}
+    fields = {name: getattr(design.config, name) for name in names if hasattr(design.config, name)}
+    shared = {"fields": fields, "tokens": o.batch * o.length // 2, "seed": o.seed}
+    target = f"{__name__}:grow"
+    contenders = [Contender(OWN, target, OURS, shared | {"family": None})]
+    if bench.peers("llama") and design.family:
+        contenders.append(Contender(design.family, target, PEER, shared | {"family": design.family}))
+    kinds = {c.name: c.kind for c in contenders}
+    of = BF16 if supports_bf16(device()) else FP32
+    figures, cases = [], points(o, design.config)
+    with bench.stage("growth", [CONTENDER, *contenders]) as stage:
+        for i, (axis, value, sizes) in enumerate(cases):
+            turns = [entrant(of), *(Entrant(name, name, sizes) for name in kinds)]
+            share = 1 / (len(cases) - i)
+            section = f"growth {axis} {value}"
+            samples = bench.take_turns(stage, section, turns, rounds=min(2, o.rounds), share=share)
+            figures += _figures(axis, value, samples, kinds, dict(stage.faults), of)
+    return figures
+
+
+def _figures(axis: str, value: int, samples: dict, kinds: dict, faults: dict, of: str) -> list[Figure]:
+    speed = {name: [s["tokens"] / s["seconds"] for s in samples[name]] for name in kinds}
+    rows = entries(speed, kinds, faults)
+    for entry in rows:
+        flops = [s["flops"] / s["seconds"] for s in samples[entry.name]]
+        entry.shares = round_shares(flops, values(samples, of))
+    memory = {name: [s["peak_bytes"] / 2**20 for s in samples[name] if s["peak_bytes"] is not None] for name in kinds}
+    what = f"{axis} {value:,}"
+    held = entries({name: found for name, found in memory.items() if found}, kinds, faults)
+    return [
+        Figure("growth", what, "tokens/s", rows, limit=f"MFU: {of} in the same round", axis=axis, at=value),
+        Figure("growth", f"{what}, memory of a pass", "MiB", held, LESS, axis=axis, at=value),
+    ]
