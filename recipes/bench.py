@@ -16,6 +16,8 @@ from tqdm import tqdm
 
 from .benchmarking import table
 from .benchmarking.bench import Bench
+from .benchmarking.figures import Figure
+from .benchmarking.goals import goals
 from .benchmarking.machine import about, installed_peers
 from .benchmarking.plot import plot
 from .benchmarking.work import prepare_design, prepare_text
@@ -29,23 +31,37 @@ from .reporting.pages import write_report_files
 def run(options: BenchOptions) -> None:
     started = time.monotonic()
     directory = check_output(options, "bench")
-    with tempfile.TemporaryDirectory(prefix="rhapsode-bench-") as work:
-        bench = prepare(options, directory, Path(work), started)
-        figures = measure(bench)
-    results = {
-        **about(options, bench.designs),
-        "seconds": time.monotonic() - started,
-        "peers": installed_peers(options.peers),
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the output, and not where temporary files are, which may be memory: checkpoints are written there.
+    with tempfile.TemporaryDirectory(prefix=".unfinished-bench-", dir=directory.parent) as work:
+        bench = prepare(options, directory, Path(work).absolute(), started)
+        about_all = about(options, bench.designs) | {"peers": installed_peers(options.peers)}
+        sections, figures = [name for name in SECTIONS if name in options.measure], []
+        with tqdm(desc="measuring", unit="unit", file=sys.stderr, dynamic_ncols=True) as bench.bar:
+            for i, section in enumerate(sections):
+                bench.begin(len(sections) - i)
+                bench.bar.set_postfix_str(f"{section}: starting")
+                figures += importlib.import_module(f".benchmarking.{section}", __package__).measure(bench)
+                # After each section, so that whoever stops it keeps what has been measured.
+                results = about_all | {"seconds": time.monotonic() - started, "finished": section == sections[-1]}
+                results, text = write(bench, figures, results)
+    print(json.dumps(results) if options.json else text)
+
+
+def write(bench: Bench, figures: list[Figure], results: dict) -> tuple[dict, str]:
+    """results.json, report.md and bench.png; what is in the first two."""
+    results |= {
+        "goals": [goal.as_json() for goal in goals(figures)],
+        "figures": [figure.as_json() for figure in figures],
         "checks": bench.checks,
         "faults": bench.faults,
-        "figures": [figure.as_json() for figure in figures],
         "samples": bench.samples,
     }
-    write_whole(directory / "results.json", json.dumps(results, indent=1))
-    plot(figures, directory / "bench.png")
     text = table.report(figures, results)
-    write_report_files(directory / "report.md", f"{text}\n\n![bench](bench.png)\n")
-    print(json.dumps(results) if options.json else text)
+    write_whole(bench.directory / "results.json", json.dumps(results, indent=1))
+    plot(figures, bench.directory / "bench.png")
+    write_report_files(bench.directory / "report.md", f"{text}\n\n![bench](bench.png)\n")
+    return results, text
 
 
 def prepare(options: BenchOptions, directory: Path, work: Path, started: float) -> Bench:
@@ -57,18 +73,6 @@ def prepare(options: BenchOptions, directory: Path, work: Path, started: float) 
     directory.mkdir(parents=True, exist_ok=True)
     save_resolved(options, directory / RESOLVED, "bench")
     return Bench(options, directory, work, designs, started + options.max_seconds)
-
-
-def measure(bench: Bench) -> list:
-    """The figures of all sections, in the order in which they are listed."""
-    sections, figures = [name for name in SECTIONS if name in bench.options.measure], []
-    with tqdm(desc="measuring", unit="unit", file=sys.stderr, dynamic_ncols=True) as bench.bar:
-        for i, section in enumerate(sections):
-            bench.begin(len(sections) - i)
-            bench.bar.set_postfix_str(f"{section}: starting")
-            module = importlib.import_module(f".benchmarking.{section}", __package__)
-            figures += module.measure(bench)
-    return figures
 
 
 if __name__ == "__main__":

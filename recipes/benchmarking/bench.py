@@ -15,7 +15,7 @@ WARM_UP = 60.0  # seconds beyond the end in which a unit that has begun may end
 
 @dataclass
 class Bench:
-    """`samples` and `checks` go into results.json: every value of every round, and what shows that the work is equal."""
+    """`samples` and `checks` go into results.json: each value of each round, and what shows that the work is equal."""
 
     options: BenchOptions
     directory: Path

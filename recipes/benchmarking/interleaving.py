@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -99,10 +99,8 @@ class Stage:
         name = entrant.contender
         if name in self.faults:
             return None
-        try:
+        with suppress(OSError):  # it has died, and `_answer` says how
             self.connections[name].send(entrant.command)
-        except OSError:
-            pass  # it has died, and `_answer` says how
         return self._answer(name)
 
     def _start(self, contender: Contender) -> None:

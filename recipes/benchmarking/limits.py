@@ -6,7 +6,7 @@ import torch
 from ..training.hardware import measured_bandwidth, measured_flops
 from .bench import Bench
 from .figures import Entry, Figure
-from .interleaving import LIMIT, Contender, Entrant, Stage
+from .interleaving import LIMIT, Contender, Entrant
 from .turns import Turns, device
 
 BANDWIDTH, BF16, FP32 = "memory bandwidth", "bfloat16 products", "float32 products"

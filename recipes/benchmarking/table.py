@@ -24,10 +24,18 @@ def report(figures: list[Figure], results: dict) -> str:
     missing = [name for name, version in results["peers"].items() if version == "not installed"]
     if missing:
         lines.append(f"Not installed, and so not measured: {', '.join(missing)}.")
+    if results["goals"]:
+        rows = [_goal(goal) for goal in results["goals"]]
+        lines += ["## Goals", table(["", "measured", "goal", "reached"], rows)]
     for section in dict.fromkeys(figure.section for figure in figures):
         lines.append(f"## {TITLES[section]}")
         lines += [_figure(figure) for figure in figures if figure.section == section]
     return "\n\n".join(lines)
+
+
+def _goal(goal: dict) -> list[str]:
+    bound = f"{'at least' if goal['at_least'] else 'at most'} {goal['bound']:g}"
+    return [goal["what"], f"{goal['value']:.3g}", bound, "yes" if goal["is_reached"] else "no"]
 
 
 def _figure(figure: Figure) -> str:

@@ -70,8 +70,8 @@ class Design:
 
 def prepare_text(options: BenchOptions, directory: Path) -> None:
     """The tokenizer and the rows."""
-    texts = read_texts(options)
     vocabulary = min(config_of(options, name).vocab_size for name in options.preset)
+    texts = read_texts(options)
     try:
         tokenizer = (
             load_tokenizer(options.tokenizer)
@@ -149,7 +149,7 @@ def prepare_design(options: BenchOptions, name: str, directory: Path) -> Design:
 
 
 def _family(config: RhapsodeConfig) -> tuple[str | None, str | None]:
-    """The first family whose class computes the same network, Llama before all others; or the nearest one's objection."""
+    """The first family whose class computes the same network, Llama before others; or what Llama lacks."""
     reasons = []
     for name in ("llama", "qwen3", *FAMILIES):
         try:
@@ -165,7 +165,7 @@ def _save_gguf(model, tokenizer, design: Design, options: BenchOptions) -> None:
         from ...hub.gguf import save_gguf
     except ModuleNotFoundError:
         return
-    for dtype in options.decode_dtypes:
+    for dtype in sorted(options.decode_dtypes, reverse=True):  # float32 first: bfloat16 rounds for good
         try:
             save_gguf(model.to(getattr(torch, dtype)), design.gguf(dtype), tokenizer, ["def f(x):\n    return x\n"])
         except ValueError as error:  # a network or a tokenizer that llama.cpp does not have: its contender says so
