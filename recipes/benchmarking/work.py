@@ -137,7 +137,7 @@ def prepare_design(options: BenchOptions, name: str, directory: Path) -> Design:
         sum(p.numel() for p in model.parameters()),
         matrix_parameters(model),
         flops_per_token(model, options.length),
-        *_family(config),
+        *family_of(config),
     )
     model.save_pretrained(design.ours)
     tokenizer.save_pretrained(design.ours)
@@ -148,7 +148,7 @@ def prepare_design(options: BenchOptions, name: str, directory: Path) -> Design:
     return design
 
 
-def _family(config: RhapsodeConfig) -> tuple[str | None, str | None]:
+def family_of(config: RhapsodeConfig) -> tuple[str | None, str | None]:
     """The first family whose class computes the same network, Llama before others; or what Llama lacks."""
     reasons = []
     for name in ("llama", "qwen3", *FAMILIES):

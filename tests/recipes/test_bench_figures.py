@@ -121,7 +121,8 @@ def test_options():
     ("flags", "message"),
     [
         (["--measure", "trainin"], "--measure 'trainin': did you mean 'training'?"),
-        (["--peers", "vllm"], "--peers 'vllm': use trainer, "),
+        (["--peers", "vllm"], "--peers 'vllm': did you mean 'llama'?"),
+        (["--peers", "tgi"], "--peers 'tgi': use trainer, "),
         (["--rounds", "0"], "--rounds 0 must be above 0"),
         (["--new_tokens", "1"], "--new_tokens 1 must be 2 or more"),
         (["--decode_batches", "1", "0"], "--decode_batches 1 0: all must be above 0"),

@@ -1,8 +1,11 @@
 """What is said about the machine."""
 
+import time
+
+import numpy as np
 import pytest
 import torch
-from rhapsode.recipes.training.hardware import KNOWN_PEAKS, known_peak, memory_row, peak_flops
+from rhapsode.recipes.training.hardware import KNOWN_PEAKS, known_peak, measured_bandwidth, memory_row, peak_flops
 
 
 @pytest.mark.parametrize(
@@ -50,6 +53,15 @@ def test_measuring_leaves_the_random_state_of_the_run():
     assert 1e8 < speed < 1e15  # from a phone to more than any processor has
     assert torch.equal(torch.get_rng_state(), before)
     assert peak_flops("cpu", torch.float32) == (speed, kind)  # once a process
+
+
+def test_the_bandwidth_of_memory_is_that_at_which_numpy_adds_it_up():
+    numbers = np.ones(2**25)  # 256 MiB
+    numbers.sum()
+    start = time.perf_counter()
+    numbers.sum()
+    by_numpy = numbers.nbytes / (time.perf_counter() - start)
+    assert by_numpy / 20 < measured_bandwidth("cpu") < 20 * by_numpy  # one thread there, and the machine is shared
 
 
 def test_memory_of_this_process():
