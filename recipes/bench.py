@@ -39,7 +39,7 @@ def run(options: BenchOptions) -> None:
         sections, figures = [name for name in SECTIONS if name in options.measure], []
         with tqdm(desc="measuring", unit="unit", file=sys.stderr, dynamic_ncols=True) as bench.bar:
             for i, section in enumerate(sections):
-                bench.begin(len(sections) - i)
+                bench.begin(sections[i:])
                 bench.bar.set_postfix_str(f"{section}: starting")
                 figures += importlib.import_module(f".benchmarking.{section}", __package__).measure(bench)
                 # After each section, so that whoever stops it keeps what has been measured.

@@ -10,6 +10,7 @@ from ..options.bench import BenchOptions
 from .interleaving import Contender, Entrant, Stage
 from .work import Design
 
+SHARES = {"training": 4, "decoding": 3, "growth": 3, "loss": 2}  # of the time, where the others have 1
 WARM_UP = 60.0  # seconds beyond the end in which a unit that has begun may end
 
 
@@ -28,10 +29,10 @@ class Bench:
     checks: dict = field(default_factory=dict)
     faults: dict = field(default_factory=dict)
 
-    def begin(self, sections_left: int) -> None:
-        """A section has its share of the time that is left."""
-        now = time.monotonic()
-        self.section_end = now + max(0.0, self.end - now) / max(1, sections_left)
+    def begin(self, sections: list[str]) -> None:
+        """The first of the sections that are left has its share of the time that is left."""
+        now, shares = time.monotonic(), [SHARES.get(section, 1) for section in sections]
+        self.section_end = now + max(0.0, self.end - now) * shares[0] / sum(shares)
 
     def stage(self, section: str, contenders: list[Contender]) -> Stage:
         return Stage(contenders, self.directory / "logs" / section.replace(" ", "_"), self.end + WARM_UP)

@@ -34,19 +34,19 @@ def grow(turns: Turns, fields: dict, family: str | None, tokens: int, seed: int)
         torch.manual_seed(seed)
         config = RhapsodeConfig(**fields | sizes | {"max_position_embeddings": length})
         ids = torch.randint(config.vocab_size, (max(1, tokens // length), length), device=device())
-        step, flops = build(config, family, ids)
+        step, flops, gradients = build(config, family, ids)
         step()
         clock = Clock()
         step()
         values = clock.read()
-        peak = peak_over(step)
-        return values | {"tokens": ids.numel(), "flops": flops * ids.numel(), "peak_bytes": peak}
+        counts = {"tokens": ids.numel(), "flops": flops * ids.numel(), "gradient_bytes": gradients}
+        return values | counts | {"peak_bytes": peak_over(step)}
 
     turns.serve(unit)
 
 
 def build(config: RhapsodeConfig, family: str | None, ids: torch.Tensor):
-    """(a forward and a backward pass on `ids`, FLOPs a token), of our model, or of the family's where there is one."""
+    """(a forward and a backward pass on `ids`, FLOPs a token, bytes of the gradients) of our model, or the family's."""
     if family is None:
         model = RhapsodeForCausalLM(config).to(device())
         set_attention(model, None, device(), ids.shape[1])
@@ -62,7 +62,7 @@ def build(config: RhapsodeConfig, family: str | None, ids: torch.Tensor):
         nats.backward()
         model.zero_grad()
 
-    return step, flops_per_token(model, ids.shape[1])
+    return step, flops_per_token(model, ids.shape[1]), sum(p.nbytes for p in model.parameters())
 
 
 def points(options, config: RhapsodeConfig) -> list[tuple[str, int, dict]]:
@@ -106,10 +106,12 @@ def _figures(axis: str, value: int, samples: dict, kinds: dict, faults: dict, of
     for entry in rows:
         flops = [s["flops"] / s["seconds"] for s in samples[entry.name]]
         entry.shares = round_shares(flops, values(samples, of))
-    memory = {name: [s["peak_bytes"] / 2**20 for s in samples[name] if s["peak_bytes"] is not None] for name in kinds}
-    what = f"{axis} {value:,}"
-    held = entries({name: found for name, found in memory.items() if found}, kinds, faults)
+    known = {name: [s for s in samples[name] if s["peak_bytes"]] for name in kinds}
+    memory = entries({name: [s["peak_bytes"] / 2**20 for s in found] for name, found in known.items()}, kinds, faults)
+    for entry in memory:
+        entry.shares = [s["gradient_bytes"] / s["peak_bytes"] for s in known[entry.name]]
+    what, grown = f"{axis} {value:,}", {"axis": axis, "at": value}
     return [
-        Figure("growth", what, "tokens/s", rows, limit=f"MFU: {of} in the same round", axis=axis, at=value),
-        Figure("growth", f"{what}, memory of a pass", "MiB", held, LESS, axis=axis, at=value),
+        Figure("growth", what, "tokens/s", rows, limit=f"MFU: {of} in the same round", **grown),
+        Figure("growth", what, "MiB of a pass", memory, LESS, "the gradients alone, as a share of it", **grown),
     ]

@@ -16,7 +16,7 @@ from .turns import perform
 
 OURS, PEER, LIMIT = "rhapsode", "peer", "limit"
 TUNED = ("THP_MEM_ALLOC_ENABLE", "GOMP_SPINCOUNT")  # what `tune_process` leaves to whoever is started by this process
-SECONDS_TO_END = 5
+SECONDS_TO_END = 10
 POLL_SECONDS = 1.0
 
 

@@ -38,6 +38,9 @@ class Batches:
         sizes = {kind: len(rows) for kind, rows in self.sources.items()} | {PADDED: len(self.documents)}
         self.order = {kind: self.rng.permutation(size)[:DRAWN] for kind, size in sizes.items()}
 
+    def __len__(self) -> int:
+        return len(self.order[self.kind])
+
     def batch(self, start: int, count: int) -> dict[str, torch.Tensor]:
         order, at = self.order[self.kind], self.at[self.kind]
         self.at[self.kind] += count

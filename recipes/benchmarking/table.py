@@ -29,7 +29,10 @@ def report(figures: list[Figure], results: dict) -> str:
         lines += ["## Goals", table(["", "measured", "goal", "reached"], rows)]
     for section in dict.fromkeys(figure.section for figure in figures):
         lines.append(f"## {TITLES[section]}")
-        lines += [_figure(figure) for figure in figures if figure.section == section]
+        lines += [_figure(figure) for figure in figures if figure.section == section and figure.axis is None]
+        growing = [figure for figure in figures if figure.section == section and figure.axis is not None]
+        for axis, unit in dict.fromkeys((figure.axis, figure.unit) for figure in growing):
+            lines.append(_growth([figure for figure in growing if (figure.axis, figure.unit) == (axis, unit)]))
     return "\n\n".join(lines)
 
 
@@ -39,10 +42,22 @@ def _goal(goal: dict) -> list[str]:
 
 
 def _figure(figure: Figure) -> str:
-    direction = ", less is better" if figure.better == LESS else ""
-    head = f"{figure.what}, {figure.unit}{direction}" + (f"; limit: {figure.limit}" if figure.limit else "")
     cells = [_row(figure, entry) for entry in figure.entries]
-    return f"**{head}**\n\n" + table(["", "median", "lowest .. highest", "of the limit", "to the peers"], cells)
+    return _head(figure, figure.what) + table(
+        ["", "median", "lowest .. highest", "of the limit", "to the peers"], cells
+    )
+
+
+def _growth(figures: list[Figure]) -> str:
+    """One table for all points of an axis."""
+    cells = [[f"{f.at:,}", *_row(f, entry)] for f in figures for entry in f.entries]
+    header = [figures[0].axis, "", "median", "lowest .. highest", "of the limit", "to the peers"]
+    return _head(figures[0], f"growth with {figures[0].axis}") + table(header, cells)
+
+
+def _head(figure: Figure, what: str) -> str:
+    direction = ", less is better" if figure.better == LESS else ""
+    return f"**{what}, {figure.unit}{direction}" + (f"; limit: {figure.limit}" if figure.limit else "") + "**\n\n"
 
 
 def _row(figure: Figure, entry) -> list[str]:

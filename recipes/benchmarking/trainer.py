@@ -66,12 +66,11 @@ def arguments_of(output_dir: str, batch: int, seed: int, **others) -> TrainingAr
     return TrainingArguments(
         output_dir=output_dir,
         per_device_train_batch_size=batch,
-        max_steps=ENDLESS,
         lr_scheduler_type="constant",
         report_to="none",
         seed=seed,
         use_cpu=not torch.accelerator.is_available(),
-        **{"save_strategy": "no"} | others,
+        **{"save_strategy": "no", "max_steps": ENDLESS} | others,
     )
 
 

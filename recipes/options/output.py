@@ -27,11 +27,12 @@ def check_output(options, command: str, free: set[str] = frozenset()) -> Path:
     resolved = directory / RESOLVED
     if not resolved.is_file() or not resolved.read_bytes().startswith(f"# rhapsode {command} ".encode()):
         raise UserError(f"--output_dir {directory} holds files that are not a {command} run's; name another directory")
-    if options.resume:
+    if getattr(options, "resume", False):
         check_same(resolved, options, ALWAYS_FREE | free)
     elif not getattr(options, "overwrite_output_dir", False):
-        deletes = ", --overwrite_output_dir deletes it" if hasattr(options, "overwrite_output_dir") else ""
-        raise UserError(f"--output_dir {directory} holds a run; --resume goes on with it{deletes}")
+        ways = {"resume": "--resume goes on with it", "overwrite_output_dir": "--overwrite_output_dir deletes it"}
+        offered = ", ".join(way for name, way in ways.items() if hasattr(options, name))
+        raise UserError(f"--output_dir {directory} holds a run; {offered}")
     return directory
 
 

@@ -101,7 +101,8 @@ def test_the_report(figure, tmp_path):
     assert "| rhapsode | 30 | 15 .. 33 | 50.0% | 3.00 x Trainer |" in text
     assert "| Trainer | 10 | 5 .. 11 | - | - |" in text
     assert r"| litgpt | - | - | - | not \| there |" in text
-    assert "**length 1, s, less is better**" in text and "| rhapsode | 1 | once | - | - |" in text
+    assert "**growth with length, s, less is better**" in text
+    assert "| 1 | rhapsode | 1 | once | - | - |\n| 2 | rhapsode | 2 | once | - | - |" in text
     plot([figure, *growth], tmp_path / "bench.png")
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
 
