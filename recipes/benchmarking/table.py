@@ -52,7 +52,7 @@ def _growth(figures: list[Figure]) -> str:
     """One table for all points of an axis."""
     cells = [[f"{f.at:,}", *_row(f, entry)] for f in figures for entry in f.entries]
     header = [figures[0].axis, "", "median", "lowest .. highest", "of the limit", "to the peers"]
-    return _head(figures[0], f"growth with {figures[0].axis}") + table(header, cells)
+    return _head(figures[0], f"growth with {figures[0].axis}") + table(header, cells, numbers_from=2)
 
 
 def _head(figure: Figure, what: str) -> str:
