@@ -103,8 +103,6 @@ def train_and_watch(current: Run) -> dict:
 
 def fit(current: Run) -> dict:
     """A model that is computed from the training documents in closed form: one step, nothing to save on the way."""
-    if current.options.streaming or current.parallel.accelerator.num_processes > 1:
-        raise UserError(f"--architecture {current.options.architecture}: one process fits it, without --streaming")
     start, documents = time.perf_counter(), current.rows.documents()
     current.model.fit(documents)
     current.progress = Progress(1, sum(map(len, documents)), time.perf_counter() - start)
@@ -126,6 +124,8 @@ def prepare(options: PretrainOptions) -> Run:
     validation = open_validation(options, tokenizer, processes)
     model = parallel.place(model).train()
     is_fitted = hasattr(model, "fit")
+    if is_fitted and (options.streaming or parallel.accelerator.num_processes > 1):
+        raise UserError(f"--architecture {options.architecture}: one process fits it, without --streaming")
     loss, optimizers = (NextTokenLoss(model), []) if is_fitted else setup.trainable(options, model, precision, parallel)
     current = Run(
         **{"options": options, "directory": directory, "parallel": parallel, "precision": precision},
