@@ -26,7 +26,7 @@ from .options.base import UserError
 from .options.output import check_output
 from .options.pretrain import PretrainOptions
 from .training import outcome, setup
-from .training.attention import set_attention
+from .training.attention import best_attention, set_attention
 from .training.checkpoint import Retention, newest_checkpoint, save_checkpoint
 from .training.ema import WeightAverage
 from .training.guard import Guard
@@ -104,8 +104,6 @@ def train_and_watch(current: Run) -> dict:
 
 def fit(current: Run) -> dict:
     """A model that is computed from the training documents in closed form: one step, nothing to save on the way."""
-    if current.options.streaming or current.parallel.accelerator.num_processes > 1:
-        raise UserError(f"--architecture {current.options.architecture}: one process fits it, without --streaming")
     start, documents = time.perf_counter(), current.rows.documents()
     current.model.fit(documents)
     current.progress = Progress(1, sum(map(len, documents)), time.perf_counter() - start)
@@ -122,13 +120,15 @@ def prepare(options: PretrainOptions) -> Run:
     tokenizer = parallel.on_main(lambda: setup.open_tokenizer(options, directory))
     model = setup.open_model(options, tokenizer).to(precision.weights)
     length = setup.sequence_length(options, model)
-    if options.architecture == "transformer":
-        set_attention(model, options.attn_implementation, parallel.accelerator.device, length)
+    if options.attn_implementation is None:
+        set_attention(model, best_attention(model, parallel.accelerator.device, length))
     processes = Processes(parallel.data_index, parallel.data_count)
     rows = open_rows(options, tokenizer, length, processes)
     validation = open_validation(options, tokenizer, processes)
     model = parallel.place(model).train()
     is_fitted = hasattr(model, "fit")
+    if is_fitted and (options.streaming or parallel.accelerator.num_processes > 1):
+        raise UserError(f"--architecture {options.architecture}: one process fits it, without --streaming")
     loss, optimizers = (NextTokenLoss(model), []) if is_fitted else setup.trainable(options, model, precision, parallel)
     current = Run(
         **{"options": options, "directory": directory, "parallel": parallel, "precision": precision},

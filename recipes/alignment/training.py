@@ -35,6 +35,7 @@ from .models import row_length
 
 WITH_ADAPTERS = 10  # adapters want about ten times the rate (Schulman et al. 2025, "LoRA Without Regret")
 ADAPTER = "adapter"
+RECOMPUTE = ("activation_checkpointing", "gradient_checkpointing")  # the newer name, and that of older transformers
 NOT_RESULTS = ("epoch", "eval_num_tokens", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
 
 
@@ -68,6 +69,11 @@ def prepare(command: str, options: AlignmentOptions, open: Callable, read: Calla
     model, tokenizer = open(options)
     length = row_length(options, model)
     room = length - getattr(options, "max_completion_length", 0)  # which an answer that is sampled may need
+    if room < 1:
+        raise UserError(
+            f"--max_completion_length {options.max_completion_length} leaves no room for a prompt in rows of {length} "
+            "tokens; make it less, or --max_length more"
+        )
     train, cut = leave_out_long(train, tokenizer, room, f"--dataset {options.dataset}")
     held_out, cut_held_out = leave_out_long(held_out, tokenizer, room, "the held-out data")
     left_out = {"train": cut, "held_out": cut_held_out}
@@ -81,10 +87,12 @@ def arguments(job: Job, config_class: type[TrainingArguments], rate: float, **ow
     device = torch.device("cpu") if on_cpu else torch.accelerator.current_accelerator()
     same = ("num_train_epochs", "per_device_train_batch_size", "per_device_eval_batch_size", "warmup_steps")
     same += ("gradient_accumulation_steps", "lr_scheduler_type", "weight_decay", "max_grad_norm", "logging_steps")
-    same += ("gradient_checkpointing", "save_total_limit", "seed")
+    same += ("save_total_limit", "seed")
+    recompute = next(n for n in RECOMPUTE if n in config_class.__dataclass_fields__)
     settings = {name: getattr(o, name) for name in same} | {
         "output_dir": str(job.directory / CHECKPOINTS),
         "max_steps": o.max_steps or -1,
+        recompute: o.gradient_checkpointing,
         "learning_rate": o.learning_rate or rate * (WITH_ADAPTERS if o.use_peft else 1),
         "use_cpu": on_cpu,
         "bf16": supports_bf16(device) if o.bf16 is None else o.bf16,

@@ -88,7 +88,7 @@ class Cache:
             initial=sum(sizes["bytes"] for sizes in finished),
             unit="B",
             unit_scale=True,
-            disable=not self.show_progress,
+            disable=None if self.show_progress else True,
         ) as bar:
             for batches in _by_shard(encode_all(texts, tokenizer, dtype, self.processes), bar.update):
                 path = directory / f"{len(finished):05}"

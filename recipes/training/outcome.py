@@ -1,13 +1,14 @@
 """The files of a run directory: what stands in it from the beginning, and what a finished run leaves."""
 
 import json
+from contextlib import suppress
 from dataclasses import asdict
 
 import torch
 import transformers
 
 from ..generation.writing import continue_text
-from ..options.base import RESOLVED, save_resolved, write_whole
+from ..options.base import RESOLVED, UserError, save_resolved, write_whole
 from ..reporting.report import save_facts, write_report
 from . import setup
 from .metrics import flops_per_token
@@ -74,7 +75,8 @@ def _write(current, model, score: Score, sums: dict):
         "eval_bits_per_byte": score.bits_per_byte,
         "eval_tokens": int(score.targets.sum()),
         "eval_bytes": int(score.num_bytes.sum()),
-        "samples": [(p, continue_text(model, current.tokenizer, p, room, options.seed)) for p in prompts],
     }
+    with suppress(UserError):  # of a model whose numbers are no longer finite nothing can be drawn
+        results["samples"] = [(p, continue_text(model, current.tokenizer, p, room, options.seed)) for p in prompts]
     write_whole(directory / "results.json", json.dumps(results, indent=1))
     return write_report(directory)
