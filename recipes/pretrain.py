@@ -26,7 +26,7 @@ from .options.base import UserError
 from .options.output import check_output
 from .options.pretrain import PretrainOptions
 from .training import outcome, setup
-from .training.checkpoint import Retention, newest_checkpoint, save_checkpoint
+from .training.checkpoint import NotFiniteError, Retention, newest_checkpoint, save_checkpoint
 from .training.ema import WeightAverage
 from .training.guard import Guard
 from .training.interrupt import Interrupt
@@ -311,9 +311,9 @@ def save(current: Run, since_log: dict) -> None:
     fault = None
     try:
         save_checkpoint(current.checkpoints, step, parts, state, retention, parallel.is_main)
-    except OSError as error:
-        kept = newest_checkpoint(current.checkpoints) or "none"
-        fault = f"checkpoint at step {step}: {error.strerror}; the newest whole one is {kept}"
+    except (OSError, NotFiniteError) as error:
+        kept, reason = newest_checkpoint(current.checkpoints) or "none", getattr(error, "strerror", None) or error
+        fault = f"checkpoint at step {step}: {reason}; the newest whole one is {kept}"
     if fault := parallel.from_main(fault):
         raise UserError(fault)
 

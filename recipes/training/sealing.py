@@ -1,0 +1,104 @@
+"""Directories that are either whole or not there: what every kind of checkpoint is written and read with.
+
+A directory is written under a temporary name, each file is flushed to the disk, a manifest of sizes and hashes is
+added, and the directory is renamed: whatever kills the process, one that has its final name was finished. On reading,
+one that does not match its manifest is named and passed over for the one before.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch.distributed.tensor import DTensor
+
+MANIFEST = "manifest.json"
+TEMPORARY = ".unfinished-"
+
+
+def seal(temporary: Path, final: Path) -> None:
+    """Flush and hash every file of `temporary`, and give it the name `final`, whatever had it before."""
+    files = {str(p.relative_to(temporary)): p for p in sorted(temporary.rglob("*")) if p.is_file()}
+    entries = {name: {"size": p.stat().st_size, "sha256": _hash(p)} for name, p in files.items()}
+    (temporary / MANIFEST).write_text(json.dumps(entries, indent=1), encoding="utf-8")
+    for path in [*temporary.rglob("*"), temporary]:
+        _sync(path)
+    if final.exists():
+        shutil.rmtree(final)
+    temporary.rename(final)
+    _sync(final.parent)
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a sealed directory; None if nothing is."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        expected = {name: (entry["size"], entry["sha256"]) for name, entry in manifest.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return f"no readable {MANIFEST}"
+    for name, (size, digest) in expected.items():
+        file = path / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size} bytes in place of {size}"
+        if _hash(file) != digest:
+            return f"{name} does not match its hash"
+    return None
+
+
+def numbered(root: Path, prefix: str) -> list[Path]:
+    """Every finished directory `PREFIX NUMBER`, by number; a copy under another name, `step-100-best`, is none."""
+    numbers = {p: p.name.removeprefix(prefix) for p in root.glob(f"{prefix}*") if p.is_dir()}
+    return sorted((p for p, number in numbers.items() if number.isdecimal()), key=lambda p: int(numbers[p]))
+
+
+def newest_whole(root: Path, prefix: str) -> Path | None:
+    """The directory with the highest number that is intact; a warning names each damaged one above it."""
+    for path in reversed(numbered(root, prefix)):
+        fault = damage(path)
+        if fault is None:
+            return path
+        warnings.warn(f"checkpoint {path} is damaged ({fault}); trying the one before", stacklevel=3)
+    return None
+
+
+def remove_unfinished(root: Path) -> None:
+    """What killed processes have left."""
+    for leftover in root.glob(f"{TEMPORARY}*"):
+        shutil.rmtree(leftover)
+
+
+def remove_behind(root: Path, prefix: str, latest: Path) -> list[Path]:
+    """Delete what has a higher number than the one just written, damaged ones that a run went back behind; the rest."""
+    found = numbered(root, prefix)
+    now = found.index(latest)
+    for path in found[now + 1 :]:
+        shutil.rmtree(path)
+    return found[: now + 1]
+
+
+def not_finite(tensors: Iterable[tuple[str, torch.Tensor]]) -> str | None:
+    """The name of the first tensor with a NaN or an infinity in it, of this process's part of each."""
+    for name, tensor in tensors:
+        part = tensor.detach().to_local() if isinstance(tensor, DTensor) else tensor.detach()
+        if part.is_floating_point() and not part.isfinite().all():
+            return name
+    return None
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
