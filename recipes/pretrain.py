@@ -149,6 +149,7 @@ def resume(current: Run) -> None:
         say(current, f"--resume: no checkpoint in {current.directory}; starting at step 0")
         return
     state = setup.check_shares(newest, current.batches, current.parallel.data_count)
+    setup.check_texts(newest, state, current.rows, current.options)
     restore(newest, current.model, current.optimizers, current.average)
     current.progress = Progress(**state["progress"])
     current.metrics, current.since_log = state["metrics"], state["since_log"]
@@ -304,6 +305,7 @@ def save(current: Run, since_log: dict) -> None:
         "since_log": since_log,
         "batches": asdict(current.batches),
         "guard": current.guard.state(),
+        "texts": current.rows.identity(),
         "data": parallel.from_each(current.rows.state_dict()),
         **rest,
     }

@@ -19,17 +19,19 @@ from accelerate.utils import parse_flag_from_env
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 from ..options.alignment import AlignmentOptions
 from ..options.base import UserError, one_line
 from ..reporting.metrics_file import MetricsLog
+from ..trainers.guards import StepGuard
 from ..training.hardware import supports_bf16
 from ..training.metrics import progress_bar
 from ..training.setup import CHECKPOINTS
 from ..training.tracking import check_trackers
+from ..training.whole_checkpoints import WholeCheckpoints, with_whole_checkpoints
 from . import adapters
 from .directory import begin, check_directory
+from .identity import identity
 from .lengths import leave_out_long
 from .models import row_length
 
@@ -108,12 +110,14 @@ def arguments(job: Job, config_class: type[TrainingArguments], rate: float, **ow
 def train(job: Job, trainer_class: type, args: TrainingArguments) -> dict:
     """Train, save, and return the sums of the run; all processes call it."""
     trainer = build(job, trainer_class, args)
+    trainer.identity = identity(job, trainer)
+    newest = trainer.newest_checkpoint() if job.options.resume else None
     if args.process_index == 0:
         begin(job.options, job.command, job.tokenizer, _facts(job, args))
     args.distributed_state.wait_for_everyone()
     _say(job, args, trainer)
-    newest = get_last_checkpoint(args.output_dir) if job.options.resume else None
     done = trainer.train(resume_from_checkpoint=newest)
+    trainer.check_finite()
     evaluated = [row for row in trainer.state.log_history if "eval_runtime" in row and row["step"] == done.global_step]
     held_out = evaluated[-1] if evaluated else trainer.evaluate()
     held_out = {key: value for key, value in held_out.items() if key not in NOT_RESULTS}
@@ -125,7 +129,10 @@ def train(job: Job, trainer_class: type, args: TrainingArguments) -> dict:
 
 
 def build(job: Job, trainer_class: type, args: TrainingArguments):
-    """The trainer, with our line for each that it logs in place of its own."""
+    """The trainer, with our line for each that it logs in place of its own, and a guard before its steps."""
+    guard = StepGuard(job.options.max_skipped_steps, args.fp16)
+    if isinstance(trainer_class, type):
+        trainer_class = with_whole_checkpoints(trainer_class)
     try:
         trainer = trainer_class(
             model=job.model,
@@ -134,7 +141,7 @@ def build(job: Job, trainer_class: type, args: TrainingArguments):
             eval_dataset=job.held_out,
             processing_class=job.tokenizer,
             peft_config=adapters.lora(job.options, job.model),
-            callbacks=[MetricsCallback(job.directory)],
+            callbacks=[MetricsCallback(job.directory, guard)],
         )
     except ValueError as error:  # a template without marks of the answer, options that exclude each other
         for folder in (Path(args.output_dir), job.directory):  # which trainers make at once
@@ -143,6 +150,9 @@ def build(job: Job, trainer_class: type, args: TrainingArguments):
         raise UserError(one_line(error)) from error
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
+    if not hasattr(trainer, "step_guard"):  # PPO has its own, which also ends updates
+        trainer.add_callback(guard)
+    assert isinstance(trainer, WholeCheckpoints), "a function that makes a trainer sees to it itself"
     return trainer
 
 
@@ -195,8 +205,8 @@ def _say(job: Job, args: TrainingArguments, trainer) -> None:
 class MetricsCallback(TrainerCallback):
     """metrics.jsonl and the progress bar: one object for each line that the trainer logs, training or evaluation."""
 
-    def __init__(self, directory: Path):
-        self.path = directory / "metrics.jsonl"
+    def __init__(self, directory: Path, guard: StepGuard):
+        self.path, self.guard = directory / "metrics.jsonl", guard
         self.log = self.bar = None
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -220,6 +230,8 @@ class MetricsCallback(TrainerCallback):
             seconds, now = time.perf_counter() - self.since, row.pop("num_tokens")
             row |= {"tokens": int(self.tokens_before + now), "tokens_per_second": (now - self.tokens) / seconds}
             self.tokens, self.since = now, time.perf_counter()
+        if self.guard.skipped:
+            row["skipped_steps"] = self.guard.skipped
         self.log.write(step=state.global_step, **row)
 
     def on_train_end(self, args, state, control, **kwargs):
