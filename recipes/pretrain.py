@@ -10,7 +10,7 @@ number of the step has to be remembered to go on exactly.
 
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -92,7 +92,7 @@ def run(options: PretrainOptions) -> None:
 def train_and_watch(current: Run) -> dict:
     """The sums of time and energy that the results have beside the progress."""
     watch = Watch(current.options, current.parallel, current.precision, current.directory, current.progress.step)
-    with Interrupt() as interrupt:
+    with Interrupt() as interrupt, closing(watch):
         stopped = train(current, watch, interrupt)
     sums = watch.finish()
     if stopped:

@@ -116,8 +116,7 @@ def train(job: Job, trainer_class: type, args: TrainingArguments) -> dict:
         begin(job.options, job.command, job.tokenizer, _facts(job, args))
     args.distributed_state.wait_for_everyone()
     _say(job, args, trainer)
-    done = trainer.train(resume_from_checkpoint=newest)
-    trainer.check_finite()
+    done = fit(trainer, newest)
     evaluated = [row for row in trainer.state.log_history if "eval_runtime" in row and row["step"] == done.global_step]
     held_out = evaluated[-1] if evaluated else trainer.evaluate()
     held_out = {key: value for key, value in held_out.items() if key not in NOT_RESULTS}
@@ -154,6 +153,19 @@ def build(job: Job, trainer_class: type, args: TrainingArguments):
         trainer.add_callback(guard)
     assert isinstance(trainer, WholeCheckpoints), "a function that makes a trainer sees to it itself"
     return trainer
+
+
+def fit(trainer, newest: str | None):
+    """`trainer.train`; what it comes to where a weight is a NaN is one line, below the progress bar."""
+    try:
+        done = trainer.train(resume_from_checkpoint=newest)
+        trainer.check_finite()
+        return done
+    except RuntimeError as error:  # torch's, where such a model samples
+        trainer.check_finite(here=True)
+        raise error
+    finally:
+        next(c for c in trainer.callback_handler.callbacks if isinstance(c, MetricsCallback)).close()
 
 
 def save(job: Job, trainer) -> None:
@@ -234,6 +246,7 @@ class MetricsCallback(TrainerCallback):
             row["skipped_steps"] = self.guard.skipped
         self.log.write(step=state.global_step, **row)
 
-    def on_train_end(self, args, state, control, **kwargs):
-        if self.bar:
+    def close(self) -> None:
+        """The progress bar, also of a run that failed."""
+        if self.bar is not None:
             self.bar.close()

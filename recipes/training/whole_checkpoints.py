@@ -54,13 +54,16 @@ class WholeCheckpoints:
                 )
         return str(newest)
 
-    def check_finite(self) -> None:
+    def check_finite(self, here: bool = False) -> None:
         """
+        Args:
+            here: ask this process alone; the others may be elsewhere.
+
         Raises:
-            UserError: a weight is a NaN or infinite; on all processes.
+            UserError: a weight is a NaN or infinite.
         """
-        name = not_finite(self.model.named_parameters())
-        name = next(filter(None, gather_object([name])), None)
+        found = [not_finite(self.model.named_parameters())]
+        name = next(filter(None, found if here else gather_object(found)), None)
         if name:
             raise UserError(f"step {self.state.global_step}: {name} {NOT_SAVED}; {self._kept()}")
 
