@@ -146,7 +146,7 @@ def resume(current: Run) -> None:
         return
     newest = current.parallel.on_main(lambda: newest_checkpoint(current.checkpoints))
     if newest is None:
-        say(current, f"--resume: no checkpoint in {current.directory}; starting at step 0")
+        say(current, f"--resume: no whole checkpoint in {current.directory}; starting at step 0")
         return
     state = setup.check_shares(newest, current.batches, current.parallel.data_count)
     setup.check_texts(newest, state, current.rows, current.options)

@@ -115,7 +115,7 @@ def train(job: Job, trainer_class: type, args: TrainingArguments) -> dict:
     if args.process_index == 0:
         begin(job.options, job.command, job.tokenizer, _facts(job, args))
     args.distributed_state.wait_for_everyone()
-    _say(job, args, trainer)
+    _say(job, args, trainer, newest)
     done = fit(trainer, newest)
     evaluated = [row for row in trainer.state.log_history if "eval_runtime" in row and row["step"] == done.global_step]
     held_out = evaluated[-1] if evaluated else trainer.evaluate()
@@ -123,7 +123,9 @@ def train(job: Job, trainer_class: type, args: TrainingArguments) -> dict:
     if "eval_reward" in held_out:
         held_out.pop("eval_loss", None)  # of answers that were sampled for it, which says nothing
     save(job, trainer)
-    sums = {"step": done.global_step, "seconds": done.metrics["train_runtime"], "train_loss": done.training_loss}
+    sums = {"step": done.global_step, "seconds": done.metrics["train_runtime"]}
+    if newest is None or not newest.endswith(f"-{done.global_step}"):  # otherwise there were no steps to have a mean
+        sums["train_loss"] = done.training_loss
     return sums | held_out
 
 
@@ -201,8 +203,11 @@ def _facts(job: Job, args: TrainingArguments) -> dict:
     }
 
 
-def _say(job: Job, args: TrainingArguments, trainer) -> None:
+def _say(job: Job, args: TrainingArguments, trainer, newest: str | None) -> None:
     if args.process_index == 0:
+        if job.options.resume:
+            nothing = f"--resume: no whole checkpoint in {job.directory}; starting at step 0"
+            print(f"resumed from {newest}" if newest else nothing, file=sys.stderr)
         kept, cut = {"train": len(job.train), "held_out": len(job.held_out)}, job.left_out
         if any(cut.values()):
             rows = " and ".join(f"{cut[key]} of {cut[key] + kept[key]} {key} rows" for key in cut)

@@ -8,8 +8,6 @@ a few gigabytes: a checkpoint does not know how many processes wrote it, nor how
 """
 
 import json
-import os
-import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from .parallel import whole
-from .sealing import TEMPORARY, newest_whole, not_finite, numbered, remove_behind, remove_unfinished, seal
+from .sealing import TEMPORARY, as_os_error, newest_whole, not_finite, numbered, remove_behind, remove_unfinished, seal
 
 STATE = "state.json"
 PREFIX = "step-"
@@ -91,7 +89,7 @@ class _Writer:
         except OSError as error:
             self.error = error
         except SafetensorError as error:
-            self.error = _as_os_error(error)
+            self.error = as_os_error(error)
 
     def write(self, part: str, tensors: Mapping[str, torch.Tensor]) -> None:
         held, size, number = {}, 0, 0
@@ -151,12 +149,6 @@ def read_part(path: Path, part: str) -> Iterator[tuple[str, torch.Tensor]]:
         with safe_open(file, framework="pt") as stream:
             for name in stream.keys():  # noqa: SIM118 (not a dictionary)
                 yield name, stream.get_tensor(name)
-
-
-def _as_os_error(error: SafetensorError) -> OSError:
-    """safetensors puts the number of the system's error into its text: `I/O error: ... (os error 28)`."""
-    number = re.search(r"os error (\d+)", str(error))
-    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(5, str(error))
 
 
 def newest_checkpoint(root: Path) -> Path | None:

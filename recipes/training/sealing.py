@@ -5,19 +5,23 @@ added, and the directory is renamed: whatever kills the process, one that has it
 one that does not match its manifest is named and passed over for the one before.
 """
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch.distributed.tensor import DTensor
 
 MANIFEST = "manifest.json"
 TEMPORARY = ".unfinished-"
+TORCH_WRITER = "inline_container"  # the file of torch that names itself in whatever goes wrong as it writes
 
 
 def seal(temporary: Path, final: Path) -> None:
@@ -88,6 +92,22 @@ def not_finite(tensors: Iterable[tuple[str, torch.Tensor]]) -> str | None:
         part = tensor.detach().to_local() if isinstance(tensor, DTensor) else tensor.detach()
         if part.is_floating_point() and not part.isfinite().all():
             return name
+    return None
+
+
+def as_os_error(error: Exception) -> OSError | None:
+    """What a write that failed comes to; None for an error of another kind.
+
+    safetensors puts the number of the system's error into its text, `I/O error: ... (os error 28)`; torch.save has a
+    RuntimeError without one.
+    """
+    if isinstance(error, OSError):
+        return error
+    if isinstance(error, SafetensorError):
+        number = re.search(r"os error (\d+)", str(error))
+        return OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(errno.EIO, str(error))
+    if isinstance(error, RuntimeError) and TORCH_WRITER in str(error):
+        return OSError(errno.EIO, "a file could not be written to its end; is the disk full?")
     return None
 
 

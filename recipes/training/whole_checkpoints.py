@@ -17,13 +17,12 @@ from safetensors import SafetensorError
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..options.base import UserError, one_line
-from .sealing import TEMPORARY, newest_whole, not_finite, numbered, remove_unfinished, seal
+from .sealing import TEMPORARY, as_os_error, newest_whole, not_finite, numbered, remove_unfinished, seal
 
 PREFIX = f"{PREFIX_CHECKPOINT_DIR}-"
 IDENTITY = "identity.json"
 STATE = "trainer_state.json"
 NOT_SAVED = "has a value that is not finite, and is not saved"
-TORCH_WRITER = "PytorchStreamWriter"  # torch.save has a RuntimeError for a disk that is full
 
 
 class WholeCheckpoints:
@@ -70,6 +69,13 @@ class WholeCheckpoints:
     def _own_identity(self) -> dict:
         return {"processes": self.args.world_size} | (self.identity or {})
 
+    def _run_epoch(self, *args, **kwargs):
+        """Nothing where the checkpoint was the run's last: transformers looks at the number of steps after a step."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
+
     def _get_output_dir(self, trial):
         return str(self._unfinished or super()._get_output_dir(trial))
 
@@ -80,8 +86,8 @@ class WholeCheckpoints:
             remove_unfinished(root)
         self.accelerator.wait_for_everyone()
         try:
-            self._attempt(root, lambda: self._write(temporary, model, trial))
-            self._attempt(root, lambda: self._finish(temporary / final.name, final))
+            self._attempt(lambda: self._write(temporary, model, trial))
+            self._attempt(lambda: self._finish(temporary / final.name, final))
         finally:
             self._unfinished = None
             if self.args.should_save:
@@ -118,18 +124,17 @@ class WholeCheckpoints:
                 shutil.rmtree(path)
                 found = found[1:]
 
-    def _attempt(self, root: Path, work) -> None:
+    def _attempt(self, work) -> None:
         """Do a part of the writing; what goes wrong on one process goes wrong on all, in one line."""
         fault = None
         try:
             work()
-        except (OSError, SafetensorError, UserError) as error:
-            fault = one_line(getattr(error, "strerror", None) or error)
-        except RuntimeError as error:
-            if TORCH_WRITER not in str(error):
+        except UserError as error:
+            fault = str(error)
+        except (OSError, SafetensorError, RuntimeError) as error:
+            if (written := as_os_error(error)) is None:
                 raise
-            free = shutil.disk_usage(root).free
-            fault = f"a file could not be written ({free:,} bytes are free on the disk)"
+            fault = one_line(written.strerror or written)
         fault = next(filter(None, gather_object([fault])), None)
         if fault is None:
             return

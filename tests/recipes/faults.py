@@ -24,6 +24,9 @@ from training_processes import CONTEXT, Training
 CONTEXT.set_forkserver_preload(["rhapsode.recipes.pretrain", "rhapsode.recipes.sft", "rhapsode.recipes.ppo"])
 PREFIXES = {"pretrain": "step-", "sft": "checkpoint-", "ppo": "checkpoint-"}
 WRITES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree")  # audit events, beside `open` for writing
+REWARDS = """def vowels(prompts, completions, **kwargs):
+    return [sum(letter in "aeiou" for letter in c[0]["content"]) / 4 for c in completions]
+"""
 PATIENCE = 240  # seconds for a run that takes some
 
 
@@ -36,14 +39,15 @@ class Sources:
     tokenizer: Path
 
     def __post_init__(self):
+        (self.root / "rewards.py").write_text(REWARDS, encoding="utf-8")
         self.model = save_model(self.root / "base", self.tokenizer)
         self.chats = write_splits(self.root / "chats", chats())
         self.prompts = write_splits(self.root / "prompts", prompts())
 
     def arguments(self, command: str, name: str, *changes: str) -> list[str]:
-        """Of a run of eight steps and about as many checkpoints, which takes seconds."""
+        """Of a run of eight steps, each with a checkpoint; a rate that ended at 0 would hide a step too many."""
         settings = {"output_dir": self.root / name, "max_steps": 8, "logging_steps": 1, "save_steps": 1}
-        settings |= {"save_total_limit": 2, "learning_rate": 1e-3}
+        settings |= {"save_total_limit": 2, "learning_rate": 1e-3, "lr_scheduler_type": "constant"}
         if command == "pretrain":
             settings |= {"preset": "rhapsode-10m-tiny", "dataset": self.corpus, "tokenizer": self.tokenizer}
             settings |= {"data_cache": self.root / "shards", "max_length": 48, "per_device_train_batch_size": 4}
@@ -54,7 +58,11 @@ class Sources:
             settings |= {"model": self.model, "eval_steps": 1000, "eval_prompts": 0, "max_eval_samples": 2}
             settings |= {"dataset": self.chats, "per_device_train_batch_size": 2}
         if command == "ppo":
-            settings |= {"dataset": self.prompts, "reward_funcs": "judge", "max_completion_length": 6}
+            settings |= {
+                "dataset": self.prompts,
+                "reward_funcs": f"{self.root / 'rewards.py'}:vowels",
+                "max_completion_length": 6,
+            }
             settings |= {"num_iterations": 2, "steps_per_generation": 2, "kl_target": 0.1, "kl_horizon": 50}
         return [f"--{key}={value}" for key, value in settings.items()] + ["--no-bf16", *changes]
 
@@ -72,6 +80,15 @@ def weights(directory: Path) -> dict[tuple[int, str], torch.Tensor]:
     """Of the model that a finished run has left, and of PPO's value model."""
     files = [directory / "model.safetensors", *directory.glob("value_model/*.safetensors")]
     return {(i, name): tensor for i, file in enumerate(files) for name, tensor in load_file(file).items()}
+
+
+def learned(sources: Sources, command: str, directory: Path) -> dict[tuple[int, str], torch.Tensor]:
+    """The weights of a finished run, which must be others than those that it began with: or equality says nothing."""
+    found = weights(directory)
+    if command != "pretrain":
+        before = load_file(f"{sources.model}/model.safetensors")
+        assert all(not torch.equal(found[0, name], before[name]) for name in before if name.endswith("proj.weight"))
+    return found
 
 
 def differing(directory: Path, expected: dict) -> list[tuple[int, str]]:
@@ -127,7 +144,7 @@ class Campaign:
     def __init__(self, sources: Sources, command: str, count: int):
         self.sources, self.command, self.count = sources, command, count
         start = time.monotonic()
-        self.expected = weights(sources.finish(command, f"{command}-{count}-whole", count=count))
+        self.expected = learned(sources, command, sources.finish(command, f"{command}-{count}-whole", count=count))
         self.seconds = time.monotonic() - start  # that an undisturbed run takes
         self.kills, self.within_writes, self.round = 0, 0, 0
 
@@ -171,17 +188,18 @@ class Campaign:
             self.within_writes += bool(half_written(below) - old)
 
 
-def flip(path: Path) -> None:
+def flip(path: Path, chance: random.Random) -> None:
     raw = bytearray(path.read_bytes())
-    raw[random.randrange(len(raw))] ^= 1 << random.randrange(8)
+    raw[chance.randrange(len(raw))] ^= 1 << chance.randrange(8)
     path.write_bytes(raw)
 
 
-def truncate(path: Path) -> None:
-    os.truncate(path, random.randrange(path.stat().st_size))
+def truncate(path: Path, chance: random.Random) -> None:
+    os.truncate(path, chance.randrange(path.stat().st_size))
 
 
-DAMAGES = {"truncated": truncate, "bit flipped": flip, "deleted": Path.unlink}
+# The chance is the test's own: a run in the same process seeds all the others.
+DAMAGES = {"truncated": truncate, "bit flipped": flip, "deleted": lambda path, chance: path.unlink()}
 
 
 def resume(sources: Sources, command: str, name: str, capsys, *changes: str) -> tuple[int, str]:

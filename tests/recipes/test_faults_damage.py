@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from faults import DAMAGES, Sources, checkpoints, differing, newest_is_whole, resume, said_in_one_line, weights
+from faults import DAMAGES, Sources, checkpoints, differing, learned, newest_is_whole, resume, said_in_one_line, weights
 from rhapsode.recipes import pretrain
 from rhapsode.recipes.cli import run_command
 from rhapsode.recipes.trainers.ppo import PPOTrainer
@@ -38,10 +38,15 @@ def whole(sources):
         if command not in made:
             assert run_command(command, sources.arguments(command, f"{command}-whole", *SHORT)) == 0
             directory = sources.root / f"{command}-whole"
-            made[command] = directory, weights(directory)
+            made[command] = directory, learned(sources, command, directory)
         return made[command]
 
     return find
+
+
+@pytest.fixture
+def chance(seed) -> random.Random:
+    return random.Random(seed)
 
 
 def unfinished_copy(sources: Sources, directory: Path, name: str) -> Path:
@@ -58,7 +63,7 @@ def files_of(checkpoint: Path) -> list[str]:
     return sorted(str(path.relative_to(checkpoint)) for path in checkpoint.rglob("*") if path.is_file())
 
 
-def be_damaged(sources, whole, capsys, command: str, name: str, kind: str) -> None:
+def be_damaged(sources, whole, capsys, chance, command: str, name: str, kind: str) -> None:
     """One file of the newest checkpoint: the run goes back to the checkpoint before, and says so."""
     directory, expected = whole(command)
     copy = unfinished_copy(sources, directory, f"{command}-damaged")
@@ -66,7 +71,7 @@ def be_damaged(sources, whole, capsys, command: str, name: str, kind: str) -> No
     file = newest / name
     if file.stat().st_size == 0 and kind != "deleted":
         return
-    DAMAGES[kind](file)
+    DAMAGES[kind](file, chance)
     kept = damage(newest) is None  # a flipped bit in the white space of the manifest
     status, said = resume(sources, command, copy.name, capsys, *SHORT)
     assert status == 0, f"{name} {kind}: {said[-2000:]}"
@@ -76,30 +81,31 @@ def be_damaged(sources, whole, capsys, command: str, name: str, kind: str) -> No
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_damaged_file_is_gone_back_behind(sources, whole, capsys, seed, command):
-    name = random.choice(files_of(checkpoints(whole(command)[0], command)[-1]))
-    be_damaged(sources, whole, capsys, command, name, random.choice(list(DAMAGES)))
+def test_a_damaged_file_is_gone_back_behind(sources, whole, capsys, chance, command):
+    name = chance.choice(files_of(checkpoints(whole(command)[0], command)[-1]))
+    be_damaged(sources, whole, capsys, chance, command, name, chance.choice(list(DAMAGES)))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", DAMAGES)
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_file_damaged_in_every_way(sources, whole, capsys, seed, command, kind):
+def test_every_file_damaged_in_every_way(sources, whole, capsys, chance, command, kind):
     names = files_of(checkpoints(whole(command)[0], command)[-1])
     for name in names:
-        be_damaged(sources, whole, capsys, command, name, kind)
+        be_damaged(sources, whole, capsys, chance, command, name, kind)
     with capsys.disabled():
         print(f"\n{command}: {len(names)} files {kind} in turn, each time the same weights in the end")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
-def test_all_checkpoints_damaged(sources, whole, capsys, seed, command):
+def test_all_checkpoints_damaged(sources, whole, capsys, chance, command):
     """Each is named; the run begins anew, which ends where it would have."""
     directory, expected = whole(command)
     copy = unfinished_copy(sources, directory, f"{command}-damaged")
     for path in checkpoints(copy, command):
-        DAMAGES["truncated"](path / random.choice([n for n in files_of(path) if (path / n).stat().st_size]))
+        name = chance.choice([name for name in files_of(path) if (path / name).stat().st_size])
+        DAMAGES["truncated"](path / name, chance)
     status, said = resume(sources, command, copy.name, capsys, *SHORT)
     assert status == 0 and said.count("is damaged (") == 2 and "starting at step 0" in said, said[-2000:]
     assert differing(copy, expected) == []
@@ -111,13 +117,13 @@ BESIDE = {"config_resolved.yaml", "metrics.jsonl", "run.json", "tokenizer.json",
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", DAMAGES)
 @pytest.mark.parametrize("command", COMMANDS)
-def test_files_beside_the_checkpoints(sources, whole, capsys, seed, command, kind):
+def test_files_beside_the_checkpoints(sources, whole, capsys, chance, command, kind):
     """The same weights, or a line that says what is wrong."""
     directory, expected = whole(command)
     outcomes = []
     for name in sorted(BESIDE):
         copy = unfinished_copy(sources, directory, f"{command}-damaged")
-        DAMAGES[kind](copy / name)
+        DAMAGES[kind](copy / name, chance)
         status, said = resume(sources, command, copy.name, capsys, *SHORT)
         if status:
             said_in_one_line(status, said, command)
