@@ -26,6 +26,7 @@ from ..reporting.metrics_file import MetricsLog
 from ..trainers.guards import StepGuard
 from ..training.hardware import supports_bf16
 from ..training.metrics import progress_bar
+from ..training.sealing import replacing
 from ..training.setup import CHECKPOINTS
 from ..training.tracking import check_trackers
 from ..training.whole_checkpoints import WholeCheckpoints, with_whole_checkpoints
@@ -172,19 +173,21 @@ def fit(trainer, newest: str | None):
 
 def save(job: Job, trainer) -> None:
     """The model, with its adapter merged unless told otherwise, in the run directory; all processes call it."""
-    o, directory = job.options, job.directory
+    o, directory, is_main = job.options, job.directory, trainer.args.process_index == 0
     trainer.model.config.use_cache = True  # trainers switch it off, and config.json would say so
     merges = o.use_peft and o.merge_adapter
     target = directory / ADAPTER if merges else directory
-    trainer.save_model(str(target))
-    if trainer.args.process_index == 0:
-        if merges:
-            base, _ = job.open(o, dtype="auto")
-            merged = adapters.merge(base, target)
-            merged.config.use_cache = True
-            merged.save_pretrained(directory)
-        for folder in {directory, target}:
-            (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; config_resolved.yaml says the same
+    with replacing(target, is_main) as folder:
+        trainer.accelerator.wait_for_everyone()
+        trainer.save_model(str(folder))
+        trainer.accelerator.wait_for_everyone()
+        (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; config_resolved.yaml says the same
+    if is_main and merges:
+        base, _ = job.open(o, dtype="auto")
+        merged = adapters.merge(base, target)
+        merged.config.use_cache = True
+        with replacing(directory) as folder:
+            merged.save_pretrained(folder)
     trainer.accelerator.wait_for_everyone()
 
 

@@ -12,7 +12,8 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -84,6 +85,42 @@ def remove_behind(root: Path, prefix: str, latest: Path) -> list[Path]:
     for path in found[now + 1 :]:
         shutil.rmtree(path)
     return found[: now + 1]
+
+
+@contextmanager
+def replacing(directory: Path, is_main: bool = True) -> Iterator[Path]:
+    """A folder whose files take the places of those in `directory` once all of them are there.
+
+    Several processes may write into it; the main one makes it and moves the files, while the others wait elsewhere.
+
+    Raises:
+        OSError: the disk is full; `directory` is as it was.
+    """
+    folder = directory / f"{TEMPORARY}model"
+    try:
+        if is_main:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+        yield folder
+        if is_main:
+            _move_into(folder, directory)
+    except (SafetensorError, RuntimeError) as error:
+        if (written := as_os_error(error)) is None:
+            raise
+        raise written from error
+    finally:
+        if is_main:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _move_into(folder: Path, directory: Path) -> None:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    for path in files:
+        _sync(path)
+    for path in files:
+        target = directory / path.relative_to(folder)
+        target.parent.mkdir(exist_ok=True)
+        path.replace(target)
 
 
 def not_finite(tensors: Iterable[tuple[str, torch.Tensor]]) -> str | None:

@@ -21,6 +21,8 @@ from small_chats import chats, prompts, write_splits
 from trl import SFTTrainer
 
 COMMANDS = ("pretrain", "sft", "ppo")
+SLOW = pytest.mark.slow
+QUICK = ("pretrain", "sft", pytest.param("ppo", marks=SLOW))
 SHORT = ("--max_steps=4", "--save_steps=2")
 
 
@@ -80,13 +82,13 @@ def be_damaged(sources, whole, capsys, chance, command: str, name: str, kind: st
     assert newest_is_whole(copy, command) == 4 and damage(before) is None
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", QUICK)
 def test_a_damaged_file_is_gone_back_behind(sources, whole, capsys, chance, command):
     name = chance.choice(files_of(checkpoints(whole(command)[0], command)[-1]))
     be_damaged(sources, whole, capsys, chance, command, name, chance.choice(list(DAMAGES)))
 
 
-@pytest.mark.slow
+@SLOW
 @pytest.mark.parametrize("kind", DAMAGES)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_file_damaged_in_every_way(sources, whole, capsys, chance, command, kind):
@@ -97,7 +99,7 @@ def test_every_file_damaged_in_every_way(sources, whole, capsys, chance, command
         print(f"\n{command}: {len(names)} files {kind} in turn, each time the same weights in the end")
 
 
-@pytest.mark.slow
+@SLOW
 @pytest.mark.parametrize("command", COMMANDS)
 def test_all_checkpoints_damaged(sources, whole, capsys, chance, command):
     """Each is named; the run begins anew, which ends where it would have."""
@@ -114,7 +116,7 @@ def test_all_checkpoints_damaged(sources, whole, capsys, chance, command):
 BESIDE = {"config_resolved.yaml", "metrics.jsonl", "run.json", "tokenizer.json", "tokenizer_config.json"}
 
 
-@pytest.mark.slow
+@SLOW
 @pytest.mark.parametrize("kind", DAMAGES)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_files_beside_the_checkpoints(sources, whole, capsys, chance, command, kind):
@@ -156,7 +158,7 @@ def shorten(command: str, directory: Path) -> None:
         (directory / "train.jsonl").write_text("".join(lines[:-3]), encoding="utf-8")
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "stream"])
+@pytest.mark.parametrize("command", [*QUICK, pytest.param("stream", marks=SLOW)])
 def test_a_dataset_that_became_shorter_is_refused(sources, capsys, tmp_path, command):
     streams = ("--streaming",) if command == "stream" else ()
     command = "pretrain" if streams else command
@@ -223,7 +225,7 @@ def poison_weight(model) -> None:
     next(model.parameters()).view(-1)[0] = math.nan
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", QUICK)
 def test_a_gradient_that_is_none_costs_one_step(sources, capsys, monkeypatch, command):
     poison_once(monkeypatch, command, 2, poison_gradient)
     name = f"{command}-gradient"
@@ -235,7 +237,7 @@ def test_a_gradient_that_is_none_costs_one_step(sources, capsys, monkeypatch, co
     assert counts[-1] == 1
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", QUICK)
 def test_a_weight_that_is_none_pushes_out_no_checkpoint(sources, whole, capsys, monkeypatch, command):
     """The run ends with a line; without the fault it goes on from before, to the same weights."""
     name, (_, expected) = f"{command}-weight", whole(command)
