@@ -182,8 +182,9 @@ class Campaign:
                 training.kill()
             time.sleep(0.001)
         statuses = training.wait(PATIENCE)
-        assert set(statuses) <= {0, -signal.SIGKILL}, training.said()[-4000:]
-        if -signal.SIGKILL in statuses:
+        was_killed = -signal.SIGKILL in statuses  # the others may have noticed before they were killed too
+        assert was_killed or set(statuses) == {0}, training.said()[-4000:]
+        if was_killed:
             self.kills += 1
             self.within_writes += bool(half_written(below) - old)
 
