@@ -135,10 +135,8 @@ class WholeCheckpoints:
             if (written := as_os_error(error)) is None:
                 raise
             fault = one_line(written.strerror or written)
-        fault = next(filter(None, gather_object([fault])), None)
-        if fault is None:
-            return
-        raise UserError(f"checkpoint at step {self.state.global_step}: {fault}; {self._kept()}")
+        if fault := next(filter(None, gather_object([fault])), None):
+            raise UserError(f"checkpoint at step {self.state.global_step}: {fault}; {self._kept()}")
 
     def _kept(self) -> str:
         with warnings.catch_warnings():
