@@ -45,7 +45,7 @@ def test_a_finished_run_that_is_resumed_and_killed_keeps_its_model(sources, seed
         assert differing(directory, expected) == []
         AutoModelForCausalLM.from_pretrained(directory)
     assert differing(sources.finish(command, "run", "--resume"), expected) == []
-    assert not list(directory.glob(".unfinished*"))
+    assert not list(directory.glob(".unfinished-model*"))
 
 
 @pytest.mark.slow
