@@ -30,7 +30,7 @@ def be_killed(sources: Sources, command: str, count: int, kills: int) -> None:
 
 
 def test_a_killed_sft_run_ends_where_it_would_have(sources, seed):
-    be_killed(sources, "sft", 1, kills=2)
+    be_killed(sources, "sft", 1, kills=1)
 
 
 @pytest.mark.slow
