@@ -10,7 +10,7 @@ number of the step has to be remembered to go on exactly.
 
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from .options.output import check_output
 from .options.pretrain import PretrainOptions
 from .training import outcome, setup
 from .training.attention import best_attention, set_attention
-from .training.checkpoint import Retention, newest_checkpoint, save_checkpoint
+from .training.checkpoint import NotFiniteError, Retention, newest_checkpoint, save_checkpoint
 from .training.ema import WeightAverage
 from .training.guard import Guard
 from .training.interrupt import Interrupt
@@ -93,7 +93,7 @@ def run(options: PretrainOptions) -> None:
 def train_and_watch(current: Run) -> dict:
     """The sums of time and energy that the results have beside the progress."""
     watch = Watch(current.options, current.parallel, current.precision, current.directory, current.progress.step)
-    with Interrupt() as interrupt:
+    with Interrupt() as interrupt, closing(watch):
         stopped = train(current, watch, interrupt)
     sums = watch.finish()
     if stopped:
@@ -149,9 +149,10 @@ def resume(current: Run) -> None:
         return
     newest = current.parallel.on_main(lambda: newest_checkpoint(current.checkpoints))
     if newest is None:
-        say(current, f"--resume: no checkpoint in {current.directory}; starting at step 0")
+        say(current, f"--resume: no whole checkpoint in {current.directory}; starting at step 0")
         return
     state = setup.check_shares(newest, current.batches, current.parallel.data_count)
+    setup.check_texts(newest, state, current.rows, current.options)
     restore(newest, current.model, current.optimizers, current.average)
     current.progress = Progress(**state["progress"])
     current.metrics, current.since_log = state["metrics"], state["since_log"]
@@ -307,6 +308,7 @@ def save(current: Run, since_log: dict) -> None:
         "since_log": since_log,
         "batches": asdict(current.batches),
         "guard": current.guard.state(),
+        "texts": current.rows.identity(),
         "data": parallel.from_each(current.rows.state_dict()),
         **rest,
     }
@@ -314,9 +316,9 @@ def save(current: Run, since_log: dict) -> None:
     fault = None
     try:
         save_checkpoint(current.checkpoints, step, parts, state, retention, parallel.is_main)
-    except OSError as error:
-        kept = newest_checkpoint(current.checkpoints) or "none"
-        fault = f"checkpoint at step {step}: {error.strerror}; the newest whole one is {kept}"
+    except (OSError, NotFiniteError) as error:
+        kept, reason = newest_checkpoint(current.checkpoints) or "none", getattr(error, "strerror", None) or error
+        fault = f"checkpoint at step {step}: {reason}; the newest whole one is {kept}"
     if fault := parallel.from_main(fault):
         raise UserError(fault)
 

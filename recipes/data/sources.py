@@ -4,6 +4,8 @@ Each process takes the documents whose number leaves its index when divided by t
 on the Hub what `split_dataset_by_node` gives it. The order of files changes with seed and epoch.
 """
 
+import hashlib
+import json
 from collections.abc import Iterator
 from itertools import islice
 from typing import Protocol
@@ -16,12 +18,17 @@ from .readers import text_of
 
 
 class Source(Protocol):
-    """`texts` goes on from a position of its own making, and `position` is then that after the last text."""
+    """`texts` goes on from a position of its own making, and `position` is then that after the last text.
+
+    `identity` is another one where the texts are others, as far as it can be known without reading them.
+    """
 
     name: str
     position: dict
 
     def texts(self, epoch: int, position: dict | None) -> Iterator[str]: ...
+
+    def identity(self) -> str | None: ...
 
 
 def open_source(name: str, text_column: str, seed: int, index: int, count: int) -> Source:
@@ -37,6 +44,10 @@ class FileSource:
     def __init__(self, name: str, parts: list[Part], seed: int, index: int, count: int):
         self.name, self.parts, self.seed, self.index, self.count = name, parts, seed, index, count
         self.position: dict = {}
+
+    def identity(self) -> str:
+        files = [(part.name, part.path.stat().st_size) for part in self.parts]
+        return hashlib.sha256(json.dumps(files).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
     def texts(self, epoch: int, position: dict | None) -> Iterator[str]:
         start = position or {"file": 0, "document": 0, "number": 0}
@@ -68,6 +79,9 @@ class HubSource:
         with hub_errors(name, lambda: 0):
             (stream,), self.own_split = open_hub(name, "train")
             self.stream = split_dataset_by_node(stream, index, count)
+
+    def identity(self) -> None:
+        """The library's state holds the file that it is in, and the Hub's files do not become shorter."""
 
     @property
     def position(self) -> dict:

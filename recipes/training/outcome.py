@@ -14,6 +14,7 @@ from . import setup
 from .metrics import flops_per_token
 from .parallel import whole_model
 from .scoring import Score
+from .sealing import replacing
 
 
 def begin(current) -> None:
@@ -62,7 +63,8 @@ def write(current, score: Score, sums: dict):
 def _write(current, model, score: Score, sums: dict):
     directory, options = current.directory, current.options
     model.config.use_cache = True
-    model.save_pretrained(directory)
+    with replacing(directory) as folder:
+        model.save_pretrained(folder)
     documents = current.validation.documents()[:3]
     prompts = [current.tokenizer.decode(ids[:24], skip_special_tokens=True) for ids in documents]
     room = max(1, min(options.sample_tokens, current.length - 32))

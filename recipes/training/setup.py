@@ -110,6 +110,18 @@ def check_shares(checkpoint: Path, batches: BatchSchedule, data_count: int) -> d
     return state
 
 
+def check_texts(checkpoint: Path, state: dict, rows, options: PretrainOptions) -> None:
+    """
+    Raises:
+        UserError: the run has other rows than the checkpoint's, which the same numbers would count.
+    """
+    if state.get("texts", rows.identity()) != rows.identity():
+        raise UserError(
+            f"--resume: the texts of --dataset {' '.join(options.dataset)}, or the tokenizer, are not those that the "
+            f"run in {checkpoint.parent.parent} has learned from; give the same, or start a new run"
+        )
+
+
 def open_tokenizer(options: PretrainOptions, directory: Path) -> PreTrainedTokenizerBase:
     """The tokenizer that is named, else the model's, else one trained on the data and kept in the run directory."""
     if options.tokenizer or options.model:
