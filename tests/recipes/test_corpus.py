@@ -111,6 +111,21 @@ def test_directories_and_patterns_give_the_same_documents(seed, tmp_path):
     assert texts_of(root) == texts_of(root)
 
 
+@pytest.mark.parametrize("kind", ["txt", "jsonl"])
+def test_a_larger_share_validates_what_the_smaller_one_did_and_more(seed, tmp_path, kind):
+    texts = random_texts(400)
+    source = tmp_path / ("texts" if kind == "txt" else "t.jsonl")
+    if kind == "txt":
+        write_texts(source, texts)
+    else:
+        source.write_bytes(table_bytes(kind, texts))
+    few, many = (set(texts_of(source, split="validation", validation_share=share)) for share in (0.05, 0.3))
+    assert few < many
+    assert few == set(texts_of(source, split="validation"))
+    assert 0.2 < len(many) / len(texts) < 0.4
+    assert sorted(texts_of(source, split="train", validation_share=0.3)) == sorted(set(texts) - many)
+
+
 def test_blank_documents_are_passed_over(tmp_path):
     path = tmp_path / "t.jsonl"
     path.write_bytes(table_bytes("jsonl", ["", "a", " \n\t", "b"]))
@@ -129,12 +144,12 @@ def test_one_text_file_is_split_by_position_without_losing_a_character(seed, tmp
     assert train + validation == text
 
 
-@given(st.text(min_size=2), st.text(alphabet="a\n", min_size=2))
-def test_the_validation_part_has_about_its_share(any_text, lines):
+@given(st.text(min_size=2), st.text(alphabet="a\n", min_size=2), st.sampled_from([VALIDATION_SHARE, 0.1, 0.4]))
+def test_the_validation_part_has_about_its_share(any_text, lines, share):
     for text in (any_text, lines):
-        train, validation = _part(text, "train"), _part(text, "validation")
+        train, validation = _part(text, "train", share), _part(text, "validation", share)
         assert train + validation == text
-        least = max(1, int(len(text) * VALIDATION_SHARE))
+        least = max(1, int(len(text) * share))
         assert least <= len(validation) <= 2 * least or not train
         assert train or len(text) <= 2 * least
 
@@ -226,6 +241,14 @@ def test_hub_datasets_are_streamed_and_split(seed, hub):
     assert calls == [("someone/corpus", "en", "train", True)] * 2
     assert set(train).isdisjoint(validation)
     assert sorted(train + validation) == sorted(texts) == sorted(texts_of("someone/corpus:en"))
+
+
+def test_a_share_of_the_rows_of_a_hub_dataset_validates(seed, hub):
+    texts = random_texts(400)
+    hub(train=[{"text": t} for t in texts])
+    train, validation = (texts_of("corpus", split=split, validation_share=0.3) for split in ("train", "validation"))
+    assert sorted(train + validation) == sorted(texts)
+    assert 0.2 < len(validation) / len(texts) < 0.4
 
 
 def test_a_hub_dataset_keeps_its_own_validation_split(seed, hub):
