@@ -145,12 +145,13 @@ def _below(root: Path, paths: Iterable[Path]) -> dict[str, Path]:
 def _parts_of_files(files: dict[str, Path], split: str, text_column: str, share: float) -> list[Part]:
     sides = {name: _side(name, path, share) for name, path in files.items()}
     by_position = split != "all" and not _has_both_sides(files, sides, text_column, share)
-    cut, if_on_side = (partial(keep, split=split, share=share) for keep in (_part, _if_on_side))
+    if_on_side = partial(_if_on_side, split=split, share=share)
     parts = []
     for name, path in files.items():
         if by_position:
-            keep = cut
-        elif split == "all" or sides[name] == split:
+            parts.append(Part(name, path, partial(_read_by_position, path, text_column, split, share)))
+            continue
+        if split == "all" or sides[name] == split:
             keep = str
         elif sides[name] is None:
             keep = if_on_side
@@ -163,6 +164,18 @@ def _parts_of_files(files: dict[str, Path], split: str, text_column: str, share:
 def _read_part(path: Path, text_column: str, keep: Callable[[str], str]) -> Iterator[Document]:
     """The documents of a file, each with what `keep` leaves of it."""
     return (Document(name, keep(text)) for name, text in read_file(path, text_column))
+
+
+def _read_by_position(path: Path, text_column: str, split: str, share: float) -> Iterator[Document]:
+    """What each document of a file has on this side of a cut: one near the end of a text file, of a table's every row.
+
+    A long text file is several documents. Its length is known after reading it once more: it may be compressed.
+    """
+    is_table, begin = READERS[_known_suffix(path)].is_table, 0
+    total = None if is_table else sum(len(text) for _, text in read_file(path, text_column))
+    for name, text in read_file(path, text_column):
+        yield Document(name, _part(text, split, share, begin, total))
+        begin += 0 if is_table else len(text)
 
 
 def _if_on_side(text: str, split: str, share: float) -> str:
@@ -189,11 +202,16 @@ def _has_both_sides(files: dict[str, Path], sides: dict[str, str | None], text_c
     return False
 
 
-def _part(text: str, split: str, share: float = VALIDATION_SHARE) -> str:
-    """The last `share` of a text, from the beginning of a line on if one is near, or what is before it."""
-    size = max(1, int(len(text) * share))
-    cut = len(text) - size
-    cut = text.rfind("\n", max(0, cut - size), cut) + 1 or cut
+def _part(text: str, split: str, share: float = VALIDATION_SHARE, begin: int = 0, total: int | None = None) -> str:
+    """The last `share` of a text, from the beginning of a line on if one is near, or what is before it.
+
+    Of a piece of a longer text, which has `total` characters and the piece from `begin` on, what the side has of it.
+    """
+    total = len(text) if total is None else total
+    size = max(1, int(total * share))
+    cut = min(max(total - size - begin, 0), len(text))
+    if 0 < cut < len(text):
+        cut = text.rfind("\n", max(0, cut - size), cut) + 1 or cut
     return text[:cut] if split == "train" else text[cut:]
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rhapsode.recipes.data import readers
 from rhapsode.recipes.data.corpus import VALIDATION_SHARE, _part, read_documents, split_of, stdlib_files
 
-from .tables import ALPHABET, KINDS, TABLES, complaint, random_texts, table_bytes, texts_of, write_texts
+from .tables import ALPHABET, KINDS, TABLES, complaint, pack, random_texts, table_bytes, texts_of, write_texts
 
 # The split
 
@@ -142,6 +143,21 @@ def test_one_text_file_is_split_by_position_without_losing_a_character(seed, tmp
     path.write_bytes(text.encode())
     (train,), (validation,) = texts_of(path, split="train"), texts_of(path, split="validation")
     assert train + validation == text
+
+
+@pytest.mark.parametrize("packing", ["", "gz"])
+def test_of_a_long_text_the_end_of_the_whole_validates(seed, tmp_path, monkeypatch, packing):
+    """It is read as several documents, of which most are on one side as a whole."""
+    monkeypatch.setattr(readers, "LONGEST_TEXT", 1000)
+    text = "".join(f"line {i:04}\n" for i in range(2000))
+    path = tmp_path / f"book.txt{'.' * bool(packing)}{packing}"
+    path.write_bytes(pack(text.encode(), packing) if packing else text.encode())
+    share = random.uniform(0.1, 0.4)
+    train, validation = (texts_of(path, split=split, validation_share=share) for split in ("train", "validation"))
+    assert len(train) > 10
+    assert len(validation) > 1
+    assert "".join(train + validation) == text
+    assert 0 <= len("".join(validation)) - int(share * len(text)) < len("line 0000\n")
 
 
 @given(st.text(min_size=2), st.text(alphabet="a\n", min_size=2), st.sampled_from([VALIDATION_SHARE, 0.1, 0.4]))
