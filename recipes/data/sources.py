@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from .corpus import Part, parts_of, split_of
+from .corpus import VALIDATION_SHARE, Part, parts_of, split_of
 from .hub import hub_errors, open_hub
 from .readers import text_of
 
@@ -31,10 +31,12 @@ class Source(Protocol):
     def identity(self) -> str | None: ...
 
 
-def open_source(name: str, text_column: str, seed: int, index: int, count: int) -> Source:
-    parts = parts_of(name, "train", text_column)
+def open_source(
+    name: str, text_column: str, seed: int, index: int, count: int, validation_share: float = VALIDATION_SHARE
+) -> Source:
+    parts = parts_of(name, "train", text_column, validation_share)
     if parts is None:
-        return HubSource(name, text_column, seed, index, count)
+        return HubSource(name, text_column, seed, index, count, validation_share)
     return FileSource(name, parts, seed, index, count)
 
 
@@ -72,10 +74,18 @@ class HubSource:
     of the files, which is exact.
     """
 
-    def __init__(self, name: str, text_column: str, seed: int, index: int, count: int):
+    def __init__(
+        self,
+        name: str,
+        text_column: str,
+        seed: int,
+        index: int,
+        count: int,
+        validation_share: float = VALIDATION_SHARE,
+    ):
         from datasets.distributed import split_dataset_by_node
 
-        self.name, self.text_column, self.seed = name, text_column, seed
+        self.name, self.text_column, self.seed, self.validation_share = name, text_column, seed, validation_share
         with hub_errors(name, lambda: 0):
             (stream,), self.own_split = open_hub(name, "train")
             self.stream = split_dataset_by_node(stream, index, count)
@@ -95,5 +105,5 @@ class HubSource:
             for row in self.stream:
                 rows += 1
                 text = text_of(row, self.text_column, f"{self.name}, row {rows}")
-                if text.strip() and (self.own_split or split_of(text) == "train"):
+                if text.strip() and (self.own_split or split_of(text, self.validation_share) == "train"):
                     yield text

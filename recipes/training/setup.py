@@ -128,9 +128,10 @@ def open_tokenizer(options: PretrainOptions, directory: Path) -> PreTrainedToken
         return load_tokenizer(options.tokenizer or options.model)
     if options.resume and (directory / "tokenizer.json").exists():
         return load_tokenizer(str(directory))
-    texts = (document.text for document in read_documents(options.dataset, "train", options.text_column))
+    documents = read_documents(options.dataset, "train", options.text_column, options.validation_share)
+    texts = (document.text for document in documents)
     try:
-        return train_tokenizer(texts, vocab_size=options.vocab_size, show_progress=True)
+        return train_tokenizer(texts, options.tokenizer_algorithm, options.vocab_size, show_progress=True)
     except UserError:
         raise
     except ValueError as error:
