@@ -28,7 +28,6 @@ from ..training.compilation import check_compiler
 
 NAME = "single_query"
 ROUND_UP = 256  # positions: caches of these sizes, so that texts of like length share what was compiled
-
 FOLLOW_LENGTH = ("dynamic", "longrope")  # in transformers' `dynamic_rope_update`
 
 
