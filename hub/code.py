@@ -126,7 +126,7 @@ def _hash_in_card(folder: Path) -> str | None:
         metadata = yaml.safe_load(text.split("---", 2)[1])
     except (yaml.YAMLError, IndexError):
         return None
-    return str(metadata[KEY]) if isinstance(metadata, dict) and metadata.get(KEY) else None
+    return str(metadata[KEY]) if isinstance(metadata, dict) and metadata.get(KEY) is not None else None
 
 
 def _differing(folder: Path) -> list[str]:

@@ -16,8 +16,10 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..tokenization.vocabulary import check_vocabulary
 from .card import auto_class_of, model_card
 from .code import code_hash
+from .opening import load_whole, opening
 from .run import Run, read_run
 from .secrets import refuse_secrets
 from .source import local_folder
@@ -102,19 +104,14 @@ def _open(source: str | Path, folder: Path, tokenizer, dtype: str) -> tuple[PreT
         raise ValueError(
             f"{source} holds an adapter; merge it into its model first (merge_and_unload), and export that"
         )
-    try:
+    with opening(f"{source}, a model with its tokenizer"):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         if getattr(config, "quantization_config", None) is not None:
             raise ValueError("it is quantized already, and its directory is complete; export what it was made from")
         check_weights(folder)
         auto = getattr(transformers, auto_class_of((config.architectures or [""])[0]))
-        model, found = auto.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
-        )
+        settings = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False}
+        model = load_whole(auto, folder, **settings)
         tokenizer = tokenizer or AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{source} cannot be opened as a model with its tokenizer: {first}") from error
-    if missing := sorted(found["missing_keys"]):
-        raise ValueError(f"{source} lacks {missing[0]}: its weights are not those of {type(model).__name__}")
+        check_vocabulary(tokenizer, model.config)
     return model, tokenizer

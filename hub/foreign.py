@@ -27,6 +27,7 @@ from transformers.utils import logging
 from ..modeling import RhapsodeForCausalLM
 from .families import family_named, family_of
 from .family import Family, one_line_error, to_family, to_rhapsode
+from .opening import without_report
 from .source import check_source
 from .tensors import BUFFERS, foreign_tensors, weight_transforms
 
@@ -62,10 +63,9 @@ def load_foreign(path_or_id: str | os.PathLike, **from_pretrained_kwargs) -> Rha
     config = to_rhapsode(family, theirs)
 
     report = from_pretrained_kwargs.pop("output_loading_info", False)
-    with _conversions(weight_transforms(family, config)):
-        model, info = RhapsodeForCausalLM.from_pretrained(
-            path_or_id, config=config, output_loading_info=True, **from_pretrained_kwargs
-        )
+    settings = {**from_pretrained_kwargs, "config": config, "ignore_mismatched_sizes": True}
+    with _conversions(weight_transforms(family, config)), without_report():
+        model, info = RhapsodeForCausalLM.from_pretrained(path_or_id, output_loading_info=True, **settings)
     _refuse_incomplete(path_or_id, info)
     model.config.tie_word_embeddings = _tied(model)  # transformers leaves two heads that differ apart, whatever it says
     model._weight_conversions = []  # from here on it is a Rhapsode model: save_pretrained writes our names
@@ -91,7 +91,8 @@ def _conversions(transforms: list):
 def _refuse_incomplete(path_or_id, info: dict) -> None:
     missing = sorted(info["missing_keys"])
     unexpected = sorted(name for name in info["unexpected_keys"] if not BUFFERS.search(f".{name}"))
-    for problem, names in (("lacks", missing), ("has unknown", unexpected)):
+    others = [f"{name} of shape {list(there)}" for name, there, _ in sorted(info["mismatched_keys"])]
+    for problem, names in (("has other sizes,", others), ("lacks", missing), ("has unknown", unexpected)):
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             raise ValueError(

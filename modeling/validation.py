@@ -1,5 +1,6 @@
 """What a configuration must satisfy. Each message names the setting, its value, what is allowed and the fix."""
 
+import math
 from difflib import get_close_matches
 
 from transformers.activations import ACT2FN
@@ -14,11 +15,16 @@ CHOICES = {
 }
 ABOVE_ZERO = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 ABOVE_ZERO += ("num_key_value_heads", "head_dim", "max_position_embeddings", "sliding_window", "norm_eps")
-ABOVE_ZERO += ("clip_qkv", "final_logit_softcapping")
+ABOVE_ZERO += ("clip_qkv", "final_logit_softcapping", "attention_multiplier")
+FINITE = ("norm_eps", "clip_qkv", "final_logit_softcapping", "residual_multiplier", "attention_multiplier")
+FINITE += ("embedding_multiplier", "logit_scale", "initializer_range")
 ROPE_NEEDS = dict.fromkeys(("linear", "dynamic", "yarn"), ("factor",)) | {
     "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
     "longrope": ("short_factor", "long_factor"),
 }
+ROPE_NUMBERS = ("rope_theta", "factor", "partial_rotary_factor", "original_max_position_embeddings", "attention_factor")
+ROPE_NUMBERS += ("low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow")
+ROPE_LISTS = ("short_factor", "long_factor")
 
 
 def check_architecture(config) -> None:
@@ -37,10 +43,15 @@ def check_choice(name: str, value: str, allowed) -> None:
 
 
 def _problems(c):
+    for name in FINITE:
+        if (value := getattr(c, name)) is not None and not math.isfinite(value):
+            yield f"{name}={value} is not a finite number; give one"
     for name in ABOVE_ZERO:
         value, default = getattr(c, name), c.__dataclass_fields__[name].default
         if value is not None and not value > 0:
             yield f"{name}={value} must be above 0" + (", or None" if default is None else "")
+    if c.initializer_range < 0:
+        yield f"initializer_range={c.initializer_range} is a standard deviation; use 0 or more"
     for name in ("attention_dropout", "residual_dropout", "embedding_dropout"):
         if not 0 <= getattr(c, name) < 1:
             yield f"{name}={getattr(c, name)} is not a probability; use 0.0 up to, but not, 1.0"
@@ -80,6 +91,25 @@ def _rope_problems(c):
     for key in ROPE_NEEDS.get(rope["rope_type"], ()):
         if rope.get(key) is None:
             yield f"rope_type={rope['rope_type']!r} in rope_parameters needs {key!r}; give it, or use 'default'"
+    for key, value in rope.items():
+        yield from _rope_value_problems(key, value)
     factor = rope.get("partial_rotary_factor", 1.0)
     if (R := int(C * factor)) < 2 or R % 2 != 0 or R > C:
         yield f"head_dim={C} with partial_rotary_factor={factor} rotates {R}; use an even number from 2 to head_dim"
+    for key in ROPE_LISTS if rope["rope_type"] == "longrope" else ():
+        if not isinstance(rope[key], list | tuple) or len(rope[key]) != R // 2:
+            yield f"{key}={rope[key]} in rope_parameters must be {R // 2} numbers, one for each pair that rotates"
+    if rope["rope_type"] == "llama3" and not rope["low_freq_factor"] < rope["high_freq_factor"]:
+        low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+        yield f"low_freq_factor={low} in rope_parameters must be below high_freq_factor={high}"
+
+
+def _rope_value_problems(key: str, value):
+    if key not in (*ROPE_NUMBERS, *ROPE_LISTS) or value is None:
+        return
+    for number in value if isinstance(value, list | tuple) and key in ROPE_LISTS else [value]:
+        is_number = isinstance(number, int | float) and not isinstance(number, bool)
+        if not is_number or not math.isfinite(number):
+            yield f"{key}={value!r} in rope_parameters is not a finite number; give one"
+        elif number < 0 or (number == 0 and key != "partial_rotary_factor"):
+            yield f"{key}={value!r} in rope_parameters must be above 0"

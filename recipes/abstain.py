@@ -113,7 +113,13 @@ def open_model(options: AbstainOptions, model: str):
     tokenizer = options.tokenizer if model == options.model else None
     same = AlignmentOptions(model=model, tokenizer=tokenizer, trust_remote_code=options.trust_remote_code)
     opened, tokenizer = open_policy(same)
-    return place(opened), tokenizer, row_length(same, opened) - options.max_new_tokens
+    room = row_length(same, opened) - options.max_new_tokens
+    if room < 1:
+        raise UserError(
+            f"--max_new_tokens {options.max_new_tokens} leaves no room for a question among the "
+            f"{room + options.max_new_tokens} tokens that the model reads; make it less"
+        )
+    return place(opened), tokenizer, room
 
 
 def begin(options: AbstainOptions) -> None:

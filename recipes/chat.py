@@ -15,9 +15,9 @@ from .alignment.answering import place
 from .chatting.commands import Exit, Question, answered, run_command
 from .chatting.session import Answer, Session, open_sources
 from .cli import run_command as run_from_command_line
-from .options.base import UserError, one_line
+from .options.base import UserError, one_line, printable, shown
 from .options.chat import ChatOptions
-from .training.setup import load_model, load_tokenizer
+from .training.setup import load_pair
 
 ENDINGS = {
     "max_new_tokens": "[cut off: --max_new_tokens, or the context is full]",
@@ -28,8 +28,7 @@ ENDINGS = {
 
 def run(options: ChatOptions) -> None:
     sources = open_sources(options)  # first, as it may fail and is quick
-    tokenizer = load_tokenizer(options.model, trust_remote_code=options.trust_remote_code)
-    model = load_model(options.model, dtype="auto", trust_remote_code=options.trust_remote_code)
+    model, tokenizer = load_pair(options.model, dtype="auto", trust_remote_code=options.trust_remote_code)
     session = Session(place(model), tokenizer, options, sources)
     if options.seed is not None:
         set_seed(options.seed)
@@ -58,7 +57,7 @@ def _print(session: Session, question: Question, in_one_line: bool) -> None:
     if session.options.json:
         print(json.dumps({"question": str(question), **described(answer)}, ensure_ascii=False), flush=True)
     else:
-        text = answer.text.strip()
+        text = shown(answer.text.strip())
         print(" ".join(text.split()) if in_one_line else text, flush=True)
         for note in _endings(answer):
             tell(note)
@@ -107,8 +106,8 @@ def _speed(answer: Answer) -> str:
 def _sources(answer: Answer) -> list[str]:
     """What the answer cites; where it cites nothing, what was read for it."""
     if answer.passages and not answer.cited:
-        return ["read: " + ", ".join(passage.source for passage in answer.passages)]
-    return [f"[{n}] {answer.passages[n - 1].source}" for n in answer.cited]
+        return [printable("read: " + ", ".join(passage.source for passage in answer.passages))]
+    return [printable(f"[{n}] {answer.passages[n - 1].source}") for n in answer.cited]
 
 
 def described(answer: Answer) -> dict:

@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from typing import NamedTuple
 
 from .options.base import UserError, one_line, parse
-from .process import tune_process
+from .process import bars_for_terminals, tune_process
 
 
 class Command(NamedTuple):
@@ -65,7 +65,9 @@ def run_command(name: str, arguments: list[str]) -> int:
         options_class = getattr(importlib.import_module(f".options.{name}", __package__), command.options)
         options = parse(options_class, arguments, f"rhapsode {name}", options_class.__doc__)
         tune_process()
-        importlib.import_module(f".{name}", __package__).run(options)
+        recipe = importlib.import_module(f".{name}", __package__)
+        with bars_for_terminals():
+            recipe.run(options)
         sys.stdout.flush()
     except UserError as error:
         if os.environ.get("RANK", "0") == "0":  # of several processes all find the same fault

@@ -23,6 +23,7 @@ from .options.output import check_output
 from .options.pretrain import PretrainOptions
 from .options.tokenizer import TokenizerOptions
 from .reporting.pages import write_report_files
+from .training.setup import check_design
 
 # Peak rates of AdamW: usual values, not the result of a search. --learning_rates changes them.
 LEARNING_RATES = {"feedforward": 2e-3, "rnn": 1e-3, "lstm": 2e-3, "transformer": 1e-3}
@@ -42,6 +43,8 @@ COLUMNS = {
 
 
 def run(options: CompareOptions) -> None:
+    for name in options.architectures:
+        check_design(pretrain_options(options, name, options.tokenizer or "", Path()), options.vocab_size)
     root = open_directory(options)
     tokenizer = shared_tokenizer(options, root)
     rows = [compare_one(options, name, tokenizer, root) for name in options.architectures]

@@ -7,12 +7,15 @@ from pathlib import Path
 from transformers import AutoConfig, AutoTokenizer
 
 from ..hub import load_foreign, save_foreign
+from ..hub.code import check_before_loading
 from ..hub.families import FAMILIES
+from ..hub.opening import load_whole, opening
 from ..modeling import RhapsodeForCausalLM
 from .cli import run_command
 from .data.corpus import read_documents
 from .options.base import UserError
 from .options.convert import ConvertOptions
+from .options.output import check_parents
 from .training.setup import load_tokenizer, refuse_other_heads
 
 OURS = "rhapsode"
@@ -25,7 +28,8 @@ def run(options: ConvertOptions) -> None:
     for flag, value in (("--from", options.source), ("--to", options.output_dir)):
         if value is None:
             raise UserError(f"{flag} is missing; give a directory, as in rhapsode convert --from DIR --to OUT")
-    if options.output_dir.lower() == "gguf":
+    check_parents("to", Path(options.output_dir))
+    if Path(options.output_dir).name.lower() in ("gguf", ".gguf"):
         raise UserError(f"--to {options.output_dir}: name the file, as in --to model.gguf")
     write = write_gguf if options.output_dir.lower().endswith(".gguf") else write_directory
     try:
@@ -78,13 +82,13 @@ def size(model) -> str:
 
 
 def open_model(options: ConvertOptions) -> RhapsodeForCausalLM:
-    config = AutoConfig.from_pretrained(options.source)
-    try:
+    with opening(f"--from {options.source}", UserError):
+        config = AutoConfig.from_pretrained(options.source)
         refuse_other_heads(config)
-    except ValueError as error:
-        raise UserError(f"--from {options.source}: {error}") from error
-    load = RhapsodeForCausalLM.from_pretrained if config.model_type == OURS else load_foreign
-    return load(options.source, dtype=options.dtype)
+        if config.model_type != OURS:
+            return load_foreign(options.source, dtype=options.dtype)
+        check_before_loading(options.source)
+        return load_whole(RhapsodeForCausalLM, options.source, dtype=options.dtype)
 
 
 def copy_tokenizer(source: str, directory: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 from transformers import AutoConfig
 
 from ..hub.code import check_before_loading
+from ..hub.opening import opening
 from .alignment.answering import place
 from .cli import run_command
 from .evaluation.asking import ask
@@ -22,9 +23,9 @@ from .evaluation.rendering import Example, read_examples
 from .evaluation.report import Figures, Found, circumstances, described, differences, figures, table
 from .evaluation.task import Task, open_task
 from .evaluation.text import Text, save_lines, score_text
-from .options.base import UserError, one_line
+from .options.base import UserError
 from .options.evaluate import EvaluateOptions
-from .training.setup import load_model, load_tokenizer
+from .training.setup import load_pair, load_tokenizer
 
 LONGEST_BY_DEFAULT = 2048
 Asked = list[tuple[Task, list[Example]]]
@@ -77,11 +78,9 @@ def check_models(options: EvaluateOptions) -> None:
             load_tokenizer(name, trust_remote_code=options.trust_remote_code)
             if Path(name, "adapter_config.json").is_file():
                 continue  # the configuration is its base model's
-            try:
+            with opening(f"--model {name}", UserError):
                 check_before_loading(name, options.trust_remote_code)
                 config = AutoConfig.from_pretrained(name, trust_remote_code=options.trust_remote_code)
-            except (OSError, ValueError, KeyError) as error:
-                raise UserError(f"cannot be opened ({one_line(error, 300)})") from error
         length = _length(name, config, options)
         if options.reads_text:
             _stride(options, length)
@@ -91,8 +90,8 @@ def open_model(flag: str, options: EvaluateOptions) -> Opened:
     """The model that a flag names."""
     name = getattr(options, flag)
     with _naming(flag, name):
-        tokenizer = load_tokenizer(name, trust_remote_code=options.trust_remote_code)
-        model = place(load_model(name, trust_remote_code=options.trust_remote_code))
+        model, tokenizer = load_pair(name, trust_remote_code=options.trust_remote_code)
+        place(model)
     autocast = partial(torch.autocast, model.device.type, torch.bfloat16) if options.bf16 else None
     return Opened(model, tokenizer, _length(name, model.config, options), options.batch_size, autocast)
 

@@ -13,13 +13,14 @@ from ..tokenization.encoding import encode_prompt
 from .cli import run_command
 from .generation.compiled import compiled_decoding
 from .generation.writing import probabilities, room, sampling, settings_of, write
+from .options.base import shown
 from .options.generate import GenerateOptions
-from .training.setup import load_model, load_tokenizer
+from .training.setup import load_pair
 
 
 def run(options: GenerateOptions) -> None:
-    tokenizer = load_tokenizer(options.model, trust_remote_code=options.trust_remote_code)
-    model = load_model(options.model, dtype="auto", trust_remote_code=options.trust_remote_code).eval()
+    model, tokenizer = load_pair(options.model, dtype="auto", trust_remote_code=options.trust_remote_code)
+    model.eval()
     if options.prompts:
         from .generation.prompt_file import continue_file  # which needs more than a text does
 
@@ -32,7 +33,7 @@ def run(options: GenerateOptions) -> None:
     if streams:
         print(options.prompt, end="", flush=True)
     start = time.perf_counter()
-    streamer = TextStreamer(tokenizer, True, skip_special_tokens=True) if streams else None
+    streamer = Streamer(tokenizer, True, skip_special_tokens=True) if streams else None
     written = write(model, tokenizer, _copies(ids, options), settings, seed=options.seed, streamer=streamer)
     seconds = time.perf_counter() - start
     texts = tokenizer.batch_decode(written, skip_special_tokens=True)
@@ -43,10 +44,17 @@ def run(options: GenerateOptions) -> None:
         print(json.dumps(result | ({"probabilities": likely} if likely else {}), ensure_ascii=False))
     else:
         if not streams:
-            print(f"\n{'-' * 40}\n".join(options.prompt + text for text in texts))
+            print(f"\n{'-' * 40}\n".join(options.prompt + shown(text) for text in texts))
         for rows in likely:
             print("", *(f"{row['probability']:.4f}  {row['token']!r}" for row in rows), sep="\n")
     print(f"{count} tokens, {speed:.1f} tokens/s", file=sys.stderr)
+
+
+class Streamer(TextStreamer):
+    """To standard output."""
+
+    def on_finalized_text(self, text: str, stream_end: bool = False):
+        super().on_finalized_text(shown(text), stream_end)
 
 
 def _copies(ids: list[int], options: GenerateOptions) -> list[list[int]]:

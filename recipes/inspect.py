@@ -15,15 +15,19 @@ from .inspection.reading import read_text
 from .inspection.rotation import rotation
 from .options.base import UserError, write_whole
 from .options.inspect import InspectOptions
-from .training.setup import load_model, load_tokenizer
+from .options.output import check_parents
+from .training.setup import load_pair
 
 
 def run(options: InspectOptions) -> None:
     if not options.architecture and not (options.model and options.text):
         raise UserError("needs a model and a text, as in rhapsode inspect runs/pretrain 'def '; or --architecture")
+    target = Path(options.output)
+    check_parents("output", target)
+    if target.is_dir():
+        raise UserError(f"--output {target} is a directory; name a file in it")
     data = inspect_preset(options.architecture) if options.architecture else inspect_model(options)
     data["versions"] = f"torch {torch.__version__}, transformers {transformers.__version__}"
-    target = Path(options.output)
     target.parent.mkdir(parents=True, exist_ok=True)
     print(write_whole(target, render(data)))
 
@@ -43,9 +47,9 @@ def inspect_preset(name: str) -> dict:
 
 def inspect_model(options: InspectOptions) -> dict:
     trust = {"trust_remote_code": options.trust_remote_code}
-    tokenizer = load_tokenizer(options.model, **trust)
     # Only the plain kernel gives its weights away.
-    model = load_model(options.model, attn_implementation="eager", **trust).eval()
+    model, tokenizer = load_pair(options.model, attn_implementation="eager", **trust)
+    model.eval()
     ids = encode_prompt(tokenizer, options.text)
     longest = getattr(model.config, "max_position_embeddings", None) or options.max_tokens
     kept = ids[: min(options.max_tokens, longest)]

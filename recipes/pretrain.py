@@ -10,7 +10,7 @@ number of the step has to be remembered to go on exactly.
 
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -26,8 +26,8 @@ from .options.base import UserError
 from .options.output import check_output
 from .options.pretrain import PretrainOptions
 from .training import outcome, setup
-from .training.attention import set_attention
-from .training.checkpoint import Retention, newest_checkpoint, save_checkpoint
+from .training.attention import best_attention, set_attention
+from .training.checkpoint import NotFiniteError, Retention, newest_checkpoint, save_checkpoint
 from .training.ema import WeightAverage
 from .training.guard import Guard
 from .training.interrupt import Interrupt
@@ -93,7 +93,7 @@ def run(options: PretrainOptions) -> None:
 def train_and_watch(current: Run) -> dict:
     """The sums of time and energy that the results have beside the progress."""
     watch = Watch(current.options, current.parallel, current.precision, current.directory, current.progress.step)
-    with Interrupt() as interrupt:
+    with Interrupt() as interrupt, closing(watch):
         stopped = train(current, watch, interrupt)
     sums = watch.finish()
     if stopped:
@@ -104,8 +104,6 @@ def train_and_watch(current: Run) -> dict:
 
 def fit(current: Run) -> dict:
     """A model that is computed from the training documents in closed form: one step, nothing to save on the way."""
-    if current.options.streaming or current.parallel.accelerator.num_processes > 1:
-        raise UserError(f"--architecture {current.options.architecture}: one process fits it, without --streaming")
     start, documents = time.perf_counter(), current.rows.documents()
     current.model.fit(documents)
     current.progress = Progress(1, sum(map(len, documents)), time.perf_counter() - start)
@@ -122,13 +120,15 @@ def prepare(options: PretrainOptions) -> Run:
     tokenizer = parallel.on_main(lambda: setup.open_tokenizer(options, directory))
     model = setup.open_model(options, tokenizer).to(precision.weights)
     length = setup.sequence_length(options, model)
-    if options.architecture == "transformer":
-        set_attention(model, options.attn_implementation, parallel.accelerator.device, length)
+    if options.attn_implementation is None:
+        set_attention(model, best_attention(model, parallel.accelerator.device, length))
     processes = Processes(parallel.data_index, parallel.data_count)
     rows = open_rows(options, tokenizer, length, processes)
     validation = open_validation(options, tokenizer, processes)
     model = parallel.place(model).train()
     is_fitted = hasattr(model, "fit")
+    if is_fitted and (options.streaming or parallel.accelerator.num_processes > 1):
+        raise UserError(f"--architecture {options.architecture}: one process fits it, without --streaming")
     loss, optimizers = (NextTokenLoss(model), []) if is_fitted else setup.trainable(options, model, precision, parallel)
     current = Run(
         **{"options": options, "directory": directory, "parallel": parallel, "precision": precision},
@@ -149,9 +149,10 @@ def resume(current: Run) -> None:
         return
     newest = current.parallel.on_main(lambda: newest_checkpoint(current.checkpoints))
     if newest is None:
-        say(current, f"--resume: no checkpoint in {current.directory}; starting at step 0")
+        say(current, f"--resume: no whole checkpoint in {current.directory}; starting at step 0")
         return
     state = setup.check_shares(newest, current.batches, current.parallel.data_count)
+    setup.check_texts(newest, state, current.rows, current.options)
     restore(newest, current.model, current.optimizers, current.average)
     current.progress = Progress(**state["progress"])
     current.metrics, current.since_log = state["metrics"], state["since_log"]
@@ -307,6 +308,7 @@ def save(current: Run, since_log: dict) -> None:
         "since_log": since_log,
         "batches": asdict(current.batches),
         "guard": current.guard.state(),
+        "texts": current.rows.identity(),
         "data": parallel.from_each(current.rows.state_dict()),
         **rest,
     }
@@ -314,9 +316,9 @@ def save(current: Run, since_log: dict) -> None:
     fault = None
     try:
         save_checkpoint(current.checkpoints, step, parts, state, retention, parallel.is_main)
-    except OSError as error:
-        kept = newest_checkpoint(current.checkpoints) or "none"
-        fault = f"checkpoint at step {step}: {error.strerror}; the newest whole one is {kept}"
+    except (OSError, NotFiniteError) as error:
+        kept, reason = newest_checkpoint(current.checkpoints) or "none", getattr(error, "strerror", None) or error
+        fault = f"checkpoint at step {step}: {reason}; the newest whole one is {kept}"
     if fault := parallel.from_main(fault):
         raise UserError(fault)
 

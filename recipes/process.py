@@ -7,6 +7,9 @@ the third about as fast on a quiet machine, and ten times slower as soon as anot
 import ctypes
 import os
 import platform
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc, malloc.h
 
@@ -22,3 +25,20 @@ def tune_process() -> None:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # huge pages for tensors
     if "OMP_WAIT_POLICY" not in os.environ:  # waiting threads spin a little, and then let others have the core
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+
+
+@contextmanager
+def bars_for_terminals() -> Iterator[None]:
+    """The bars of libraries are drawn only where somebody can watch them; in a file each is a line among the messages.
+
+    Call after these libraries are imported, if they are to be.
+    """
+    with ExitStack() as undo:
+        if not sys.stderr.isatty():
+            if (datasets := sys.modules.get("datasets")) and not datasets.are_progress_bars_disabled():
+                datasets.disable_progress_bars()
+                undo.callback(datasets.enable_progress_bars)
+            if (logging := sys.modules.get("transformers.utils.logging")) and logging.is_progress_bar_enabled():
+                logging.disable_progress_bar()
+                undo.callback(logging.enable_progress_bar)
+        yield

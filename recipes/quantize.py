@@ -23,9 +23,10 @@ from .cli import run_command
 from .data.corpus import read_documents
 from .data.tokens import TokenStream, tokenize
 from .options.base import RESOLVED, UserError, save_resolved
+from .options.output import check_parents
 from .options.quantize import QuantizeOptions
 from .training.scoring import score_documents
-from .training.setup import load_model, load_tokenizer
+from .training.setup import load_model, load_pair
 
 LONGEST_BY_DEFAULT = 2048
 RESULTS = "results.json"
@@ -33,7 +34,7 @@ RESULTS = "results.json"
 
 def run(options: QuantizeOptions) -> None:
     directory = new_directory(options)
-    tokenizer, before = load_tokenizer(options.model), load_model(options.model, dtype=options.dtype)
+    before, tokenizer = load_pair(options.model, dtype=options.dtype)
     if getattr(before.config, "quantization_config", None):
         raise UserError(f"--model {options.model} is quantized already; give the model that it was made from")
     check_groups(options, before)
@@ -65,6 +66,7 @@ def new_directory(options: QuantizeOptions) -> Path:
     if options.output_dir is None:
         raise UserError("--output_dir is missing; name a new directory")
     directory = Path(options.output_dir)
+    check_parents("output_dir", directory)
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UserError(f"--output_dir {directory} is not empty; name a new directory")
     return directory

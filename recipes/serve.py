@@ -8,12 +8,14 @@ import importlib.util
 import socket
 import sys
 
+import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from ..hub.opening import opening
 from .cli import run_command
 from .options.base import UserError, one_line
 from .options.serve import ServeOptions
-from .training.setup import load_tokenizer
+from .training.setup import load_model, load_tokenizer
 
 LIBRARIES = ("fastapi", "uvicorn", "openai")
 
@@ -24,10 +26,12 @@ def run(options: ServeOptions) -> None:
             raise ModuleNotFoundError(f"No module named {library!r}", name=library)
     from transformers.cli.serve import Serve  # only here: it needs these libraries
 
+    check_device(options.device)
     make_known(options.model)
     if load_tokenizer(options.model).chat_template is None:
         print(f"rhapsode serve: {options.model} has no chat template: /v1/completions alone works", file=sys.stderr)
     check_port(options.host, options.port)
+    load_model(options.model, device_map="meta")  # the names and shapes of its weights: the server takes whatever comes
     server = Serve.__new__(Serve)  # its constructor serves, and returns when that ends
     try:
         server.__init__(
@@ -56,10 +60,8 @@ def make_known(source: str) -> None:
     """
     from transformers.cli.serving import model_manager  # only here: it needs the libraries of the server
 
-    try:
+    with opening(f"--model {source}", UserError):
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)  # and no question on the terminal
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"--model {source}: cannot be opened ({one_line(error, 300)})") from error
     model_class = AutoModelForCausalLM._model_mapping.get(type(config), None)
     named = (config.architectures or ["none"])[0]
     if model_class is None or model_class.__name__ != named:
@@ -67,6 +69,13 @@ def make_known(source: str) -> None:
     library = model_manager.transformers  # the server's own: transformers can replace itself in sys.modules
     if not hasattr(library, named):
         setattr(library, named, model_class)
+
+
+def check_device(name: str) -> None:
+    try:
+        torch.device("cpu" if name == "auto" else name)
+    except RuntimeError as error:
+        raise UserError(f"--device {name}: {one_line(error, 300)}") from error
 
 
 def check_port(host: str, port: int) -> None:

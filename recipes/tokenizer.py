@@ -18,6 +18,7 @@ from ..tokenization.training import check_vocabulary, train_tokenizer
 from .cli import run_command
 from .data.corpus import read_documents
 from .options.base import RESOLVED, UserError, save_resolved
+from .options.output import check_parents
 from .options.tokenizer import TokenizerOptions
 
 HEADER = "# rhapsode tokenizer "
@@ -31,6 +32,10 @@ def run(options: TokenizerOptions) -> None:
         template = read_template(options.chat_template) if options.chat_template else None
     except ValueError as error:
         raise UserError(str(error)) from error
+    if options.train_steps:
+        from .training.setup import check_design  # which needs more than training a tokenizer does
+
+        check_design(small_model(options), options.vocab_size)
     with replaced_directory(Path(options.output_dir)) as directory:
         if options.compare:
             compare(options, algorithms, template, directory)
@@ -113,26 +118,21 @@ def compare(options: TokenizerOptions, algorithms: list[str], template: str | No
     print(json.dumps(rows) if options.json else format_comparison(rows))
 
 
+def small_model(options: TokenizerOptions, **paths):
+    """What `rhapsode pretrain` is asked for with `--train_steps`."""
+    from .options.pretrain import PretrainOptions
+
+    same = {name: getattr(options, name) for name in ("preset", "dataset", "text_column", "max_length", "seed")}
+    steps = dict.fromkeys(("max_steps", "save_steps", "eval_steps"), options.train_steps)
+    return PretrainOptions(**same, **steps, **paths)
+
+
 def bits_per_byte(options: TokenizerOptions, tokenizer: Path) -> float:
     """Held-out bits per byte of a small model after `train_steps` steps, all settings but the tokenizer the same."""
     from . import pretrain
-    from .options.pretrain import PretrainOptions
 
     with tempfile.TemporaryDirectory() as scratch:
-        pretrain.run(
-            PretrainOptions(
-                preset=options.preset,
-                tokenizer=str(tokenizer),
-                dataset=options.dataset,
-                text_column=options.text_column,
-                output_dir=scratch,
-                max_steps=options.train_steps,
-                max_length=options.max_length,
-                save_steps=options.train_steps,
-                eval_steps=options.train_steps,
-                seed=options.seed,
-            )
-        )
+        pretrain.run(small_model(options, tokenizer=str(tokenizer), output_dir=scratch))
         return json.loads((Path(scratch) / "results.json").read_text(encoding="utf-8"))["eval_bits_per_byte"]
 
 
@@ -145,9 +145,7 @@ def replaced_directory(target: Path) -> Iterator[Path]:
     """
     if target.exists() and not is_ours(target):
         raise UserError(f"--output_dir {target} holds something else than a tokenizer of ours; name another directory")
-    blocking = next((parent for parent in target.absolute().parents if parent.is_file()), None)
-    if blocking is not None:
-        raise UserError(f"--output_dir {target}: {blocking} is a file")
+    check_parents("output_dir", target)
     try:
         target.absolute().parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.absolute().parent))

@@ -18,7 +18,15 @@ hypothesis.settings.load_profile("no deadline")
 # Half a minute and more each. Files are handed to the workers in this order; one of these at the end would run alone.
 LONGEST = (
     *("test_scaling.py", "test_demo.py", "test_processes.py", "test_pretrain.py", "test_saving.py", "test_chat.py"),
-    *("test_ppo_trainer.py", "test_ppo_processes.py", "test_ppo.py", "test_inspect.py", "test_inspect_page.py"),
+    *(
+        "test_faults.py",
+        "test_faults_damage.py",
+        "test_ppo_trainer.py",
+        "test_ppo_processes.py",
+        "test_ppo.py",
+        "test_inspect.py",
+        "test_inspect_page.py",
+    ),
 )
 
 
@@ -42,6 +50,49 @@ sys.meta_path.insert(0, NotInstalled())
 def without_rhapsode() -> str:
     """The beginning of a program in which `import rhapsode` fails, as on a machine that does not have it."""
     return WITHOUT_RHAPSODE
+
+
+DERIVATIVE = 1e-5  # central differences in float64: the step squared (1e-8), and rounding over the step (1e-8)
+STEP = 3e-7  # along a direction of length about 300
+
+
+@pytest.fixture(scope="session")
+def derivatives():
+    """(the slope of `loss()` along a random direction through all of the model's parameters by its gradient, the same
+    by central differences); in float64. `is_the_derivative` compares them."""
+
+    def measure(model, loss) -> tuple[float, float]:
+        import torch
+
+        model.zero_grad()
+        loss().backward()
+        directions = [(p, torch.randn_like(p)) for p in model.parameters()]
+        slope = sum((p.grad * d).sum() for p, d in directions if p.grad is not None).item()
+        losses = []
+        with torch.no_grad():
+            for step in (STEP, -2 * STEP, STEP):
+                for p, d in directions:
+                    p += step * d
+                losses.append(loss().item())
+        return slope, (losses[0] - losses[1]) / (2 * STEP)
+
+    return measure
+
+
+@pytest.fixture(scope="session")
+def is_the_derivative(derivatives):
+    """Whether the gradient is right to `DERIVATIVE`, in one of `draws` directions: one may cross a kink, which has no
+    derivative, and a gradient that is wrong is right in none."""
+
+    def check(model, loss, draws: int = 1) -> bool:
+        for _ in range(draws):
+            slope, measured = derivatives(model, loss)
+            assert abs(slope) > 100 * DERIVATIVE, "nothing depends on the parameters"
+            if slope == pytest.approx(measured, rel=DERIVATIVE, abs=DERIVATIVE):
+                return True
+        return False
+
+    return check
 
 
 @pytest.fixture(scope="session", autouse=True)

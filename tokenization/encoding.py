@@ -9,6 +9,7 @@ and there is one BOS however the tokenizer is set up: Llama's adds one by itself
 BOS or EOS gets none. Half a surrogate pair, which JSON can smuggle in and UTF-8 has no bytes for, becomes U+FFFD.
 """
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from .guarding import apply_template_guarded, guards_itself, removes_breakers
@@ -60,20 +61,25 @@ def encode_conversation(
 
     Raises:
         ValueError: a tokenizer without a chat template.
-        jinja2.TemplateError: messages that the template refuses; it says why.
+        jinja2.TemplateError: messages that the template refuses, or a template that fails on them; it says why.
     """
     if not tokenizer.chat_template:
         raise ValueError(f"the tokenizer {tokenizer.name_or_path!r} has no chat_template; set it or add_chat_tokens")
     messages, tools = mend(messages), mend(tools)
-    if not guards_itself(tokenizer, tools):
-        return apply_template_guarded(tokenizer, messages, tools, add_generation_prompt)
-    encoded = tokenizer.apply_chat_template(
-        messages,
-        tools=tools,
-        add_generation_prompt=add_generation_prompt,
-        return_dict=True,
-        return_assistant_tokens_mask=True,
-    )
+    try:
+        if not guards_itself(tokenizer, tools):
+            return apply_template_guarded(tokenizer, messages, tools, add_generation_prompt)
+        encoded = tokenizer.apply_chat_template(
+            messages,
+            tools=tools,
+            add_generation_prompt=add_generation_prompt,
+            return_dict=True,
+            return_assistant_tokens_mask=True,
+        )
+    except TemplateError:
+        raise
+    except Exception as error:  # a template is a program: it can divide by zero, or call itself for ever
+        raise TemplateError(f"{type(error).__name__}: {error}") from error
     return {"input_ids": encoded["input_ids"], "assistant_masks": encoded["assistant_masks"]}
 
 

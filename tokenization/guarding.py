@@ -17,6 +17,7 @@ from transformers.utils.chat_template_utils import get_json_schema, render_jinja
 from .special_tokens import BREAKER
 
 MARK = "\ufdd1"  # a noncharacter like BREAKER
+MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")  # around what the assistant says, for its mask
 
 
 def removes_breakers(tokenizer) -> bool:
@@ -39,11 +40,12 @@ def apply_template_guarded(tokenizer, messages: list, tools: list | None, add_ge
     template = tokenizer.get_chat_template(tools=tools)
     spellings = _spellings(tokenizer, template)
     schemas = None if tools is None else [get_json_schema(tool) if callable(tool) else tool for tool in tools]
-    (rendered,), (spans,) = render_jinja_template(
+    marked = MARKS.search(template) is not None  # to ask for a mask without marks makes transformers warn
+    (rendered,), spans = render_jinja_template(
         conversations=[_mark([{k: v for k, v in m.items() if v is not None} for m in messages], spellings)],
         tools=_mark(schemas, spellings),
         chat_template=template,
-        return_assistant_tokens_mask=True,
+        return_assistant_tokens_mask=marked,
         add_generation_prompt=add_generation_prompt,
         **tokenizer.special_tokens_map,
     )
@@ -51,7 +53,7 @@ def apply_template_guarded(tokenizer, messages: list, tools: list | None, add_ge
     for piece in rendered.split(MARK):
         encoded = tokenizer(piece, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         ids += encoded["input_ids"]
-        mask += [_inside(begin + start, spans) for start, _ in encoded["offset_mapping"]]
+        mask += [_inside(begin + start, spans[0] if marked else []) for start, _ in encoded["offset_mapping"]]
         begin += len(piece) + len(MARK)
     return {"input_ids": ids, "assistant_masks": mask}
 

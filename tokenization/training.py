@@ -104,7 +104,7 @@ def _watch(chunks: Iterator[str], show_progress: bool) -> Iterator[str]:
 
 
 def _under_bar(chunks: Iterable[str], show_progress: bool) -> Iterator[str]:
-    with tqdm(desc="reading", unit="char", unit_scale=True, disable=not show_progress) as bar:
+    with tqdm(desc="reading", unit="char", unit_scale=True, disable=None if show_progress else True) as bar:
         for chunk in chunks:
             bar.update(len(chunk))
             yield chunk

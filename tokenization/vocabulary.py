@@ -8,14 +8,19 @@ def token_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int | None]:
     return {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
 
 
-def check_fits(tokenizer: PreTrainedTokenizerBase, config) -> None:
-    """Raises a ValueError where an id of the tokenizer has no embedding, or where the two stop at different tokens."""
-    largest = max(tokenizer.get_vocab().values())
-    if largest >= config.vocab_size:
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, config) -> None:
+    """Raises a ValueError where an id of the tokenizer has no embedding."""
+    largest, rows = max(tokenizer.get_vocab().values(), default=0), config.get_text_config().vocab_size
+    if largest >= rows:
         raise ValueError(
             f"the tokenizer {tokenizer.name_or_path!r} has ids up to {largest} and the model has vocab_size="
-            f"{config.vocab_size}; use the model's own tokenizer, or vocab_size={largest + 1} or more"
+            f"{rows}; use the model's own tokenizer, or vocab_size={largest + 1} or more"
         )
+
+
+def check_fits(tokenizer: PreTrainedTokenizerBase, config) -> None:
+    """Raises a ValueError where an id of the tokenizer has no embedding, or where the two stop at different tokens."""
+    check_vocabulary(tokenizer, config)
     stops = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
     if tokenizer.eos_token_id not in stops:
         raise ValueError(

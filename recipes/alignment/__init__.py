@@ -6,7 +6,7 @@ questions, conversations    questions about both, and the chats they are asked i
 preferences                 pairs of a better and a worse answer
 rows, checks                the same from files and the Hub, refused in one line where a row is wrong
 models, adapters, lengths   what is trained, and on how long rows
-directory, training         a run of one of trl's trainers
+directory, identity, training    a run of one of trl's trainers
 answering, evaluation, ranking, outcome, report, curves      what has become of it
 knowledge, knowledge_report what a model knows, by asking it several times
 classification_report       what only the report of a classifier has

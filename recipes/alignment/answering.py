@@ -7,6 +7,7 @@ difference of the two log-probabilities of the drawn answer, and is never below 
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from accelerate import PartialState
@@ -14,6 +15,7 @@ from accelerate.utils import parse_flag_from_env
 from transformers import PreTrainedTokenizerBase, set_seed
 
 from ...tokenization.encoding import encode_conversation
+from ..options.base import UserError
 
 Messages = list[dict]
 
@@ -39,16 +41,31 @@ def answer(model, tokenizer, prompts: list[list[int]], max_new_tokens: int, batc
     for batch in batches(prompts, batch_size):
         ids, mask = padded(batch, tokenizer.pad_token_id, model.device, left=True)
         settings = {"do_sample": False, **sampling}
-        out = model.generate(
-            ids,
-            attention_mask=mask,
-            max_new_tokens=max_new_tokens,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            **settings,
-        )
+        with drawing():
+            out = model.generate(
+                ids,
+                attention_mask=mask,
+                max_new_tokens=max_new_tokens,
+                pad_token_id=tokenizer.pad_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                **settings,
+            )
         answers += [_until_end(row, tokenizer.eos_token_id) for row in out[:, ids.shape[1] :].tolist()]
     return answers
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """To draw tokens in: torch's word for a model that has lost its numbers is an error of its own."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "probability tensor" not in str(error):
+            raise
+        raise UserError(
+            "the model's probabilities are not finite numbers, so that nothing can be drawn: its weights are damaged, "
+            "or were trained at too high a rate"
+        ) from error
 
 
 def texts(tokenizer, answers: list[list[int]]) -> list[str]:

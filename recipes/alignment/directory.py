@@ -12,6 +12,7 @@ from ..training.setup import made_directory
 FREE_ON_RESUME = {
     *("logging_steps", "eval_steps", "save_steps", "save_total_limit", "report_to", "merge_adapter"),
     *("eval_dataset", "max_eval_samples", "eval_prompts", "max_new_tokens", "per_device_eval_batch_size"),
+    "max_skipped_steps",
 }
 
 

@@ -38,7 +38,7 @@ def ask(model, tokenizer, rows: list[dict], options: AbstainOptions, path: Path)
     with path.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in found)
         for start in range(len(found), len(rows), block):
-            set_seed(options.seed + start)
+            set_seed((options.seed + start) % 2**32)
             made = _asked(model, tokenizer, rows[start : start + block], options)
             file.writelines(json.dumps(row) + "\n" for row in made)
             file.flush()

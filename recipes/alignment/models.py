@@ -8,11 +8,12 @@ without a chat template learns ours (`add_chat_tokens`), where the recipe is one
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase, set_seed
 
 from ...hub.code import check_before_loading
+from ...hub.opening import load_whole, opening
 from ...tokenization.growing import add_chat_tokens, grow_embeddings
 from ...tokenization.special_tokens import PAD
 from ...tokenization.vocabulary import check_fits
 from ..options.alignment import AlignmentOptions
-from ..options.base import UserError, one_line
+from ..options.base import UserError
 from ..training.setup import load_model, load_tokenizer
 
 LONGEST_BY_DEFAULT = 2048
@@ -42,11 +43,9 @@ def open_scorer(options: AlignmentOptions, chats: bool = True, **kwargs):
     """
     set_seed(options.seed)
     settings = {"dtype": "float32", "num_labels": 1, **loading(options), **kwargs}
-    try:
-        pinned = check_before_loading(options.model, options.trust_remote_code)
-        model = AutoModelForSequenceClassification.from_pretrained(options.model, **settings, **pinned)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise UserError(f"--model {options.model}: cannot be opened ({one_line(error, 300)})") from error
+    with opening(f"--model {options.model}", UserError):
+        settings |= check_before_loading(options.model, options.trust_remote_code)
+        model = load_whole(AutoModelForSequenceClassification, options.model, new_head=True, **settings)
     tokenizer = open_tokenizer(options)
     if chats and not tokenizer.chat_template:
         raise UserError(

@@ -22,6 +22,7 @@ from transformers import AutoConfig
 
 from ..options.base import UserError
 from ..options.online import OnlineOptions
+from ..training.whole_checkpoints import with_whole_checkpoints
 from .datasets import prompt_dataset
 from .judge import judge_reward
 from .models import open_policy
@@ -128,7 +129,7 @@ def reproducible(trainer_class: type) -> type:
     trl draws the order of each epoch from one generator, which a resumed run begins anew.
     """
 
-    class Reproducible(trainer_class):
+    class Reproducible(with_whole_checkpoints(trainer_class)):
         def _get_train_sampler(self, dataset=None):
             return EpochSampler(super()._get_train_sampler(dataset), lambda: int(self.state.epoch or 0))
 

@@ -20,6 +20,7 @@ from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from ...hub.code import check_before_loading
+from ...hub.opening import opening, without_report
 from ..options.base import UserError, one_line
 from ..training.setup import load_tokenizer
 from .judge import judge_reward
@@ -94,13 +95,11 @@ def _module(place: str):
 def _model(spec: str, trust_remote_code: bool) -> Reward:
     path = str(Path(spec)) if Path(spec).is_dir() else spec  # figures go by its last part, which a slash would hide
     settings = {"num_labels": 1, "dtype": "float32", "trust_remote_code": trust_remote_code}
-    settings["use_safetensors"] = True
-    try:
+    settings |= {"use_safetensors": True, "ignore_mismatched_sizes": True}  # a head of another size is told of below
+    what = "is neither judge, module:function or file.py:function, nor a reward model"
+    with opening(f"reward {spec} {what}", UserError), without_report():
         settings |= check_before_loading(path, trust_remote_code)
         model, found = AutoModelForSequenceClassification.from_pretrained(path, output_loading_info=True, **settings)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        what = "is neither judge, module:function or file.py:function, nor a reward model that can be opened"
-        raise UserError(f"reward {spec}: {what} ({one_line(error, 200)})") from error
     if found["missing_keys"] or found["mismatched_keys"]:  # it would score at random
         raise UserError(f"reward {spec}: no head with a single score; train it with rhapsode reward")
     tokenizer = load_tokenizer(spec, trust_remote_code=trust_remote_code)

@@ -8,8 +8,10 @@ A file belongs to the split that its name, or that of a directory below the sour
 import csv
 import io
 import json
+import lzma
 import re
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -63,7 +65,7 @@ def _read_files(paths: list[Path]) -> Iterator[Row]:
         try:
             with COMPRESSIONS.get(compression, Path.open)(path, mode="rb") as stream:
                 yield from READERS[kind](path, stream)
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
             raise UserError(f"--dataset {path}: {one_line(getattr(error, 'strerror', None) or error)}") from error
 
 

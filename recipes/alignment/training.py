@@ -19,22 +19,26 @@ from accelerate.utils import parse_flag_from_env
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 from ..options.alignment import AlignmentOptions
 from ..options.base import UserError, one_line
 from ..reporting.metrics_file import MetricsLog
+from ..trainers.guards import StepGuard
 from ..training.hardware import supports_bf16
 from ..training.metrics import progress_bar
+from ..training.sealing import replacing
 from ..training.setup import CHECKPOINTS
 from ..training.tracking import check_trackers
+from ..training.whole_checkpoints import WholeCheckpoints, with_whole_checkpoints
 from . import adapters
 from .directory import begin, check_directory
+from .identity import identity
 from .lengths import leave_out_long
 from .models import row_length
 
 WITH_ADAPTERS = 10  # adapters want about ten times the rate (Schulman et al. 2025, "LoRA Without Regret")
 ADAPTER = "adapter"
+RECOMPUTE = ("activation_checkpointing", "gradient_checkpointing")  # the newer name, and that of older transformers
 NOT_RESULTS = ("epoch", "eval_num_tokens", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
 
 
@@ -68,6 +72,11 @@ def prepare(command: str, options: AlignmentOptions, open: Callable, read: Calla
     model, tokenizer = open(options)
     length = row_length(options, model)
     room = length - getattr(options, "max_completion_length", 0)  # which an answer that is sampled may need
+    if room < 1:
+        raise UserError(
+            f"--max_completion_length {options.max_completion_length} leaves no room for a prompt in rows of {length} "
+            "tokens; make it less, or --max_length more"
+        )
     train, cut = leave_out_long(train, tokenizer, room, f"--dataset {options.dataset}")
     held_out, cut_held_out = leave_out_long(held_out, tokenizer, room, "the held-out data")
     left_out = {"train": cut, "held_out": cut_held_out}
@@ -81,10 +90,12 @@ def arguments(job: Job, config_class: type[TrainingArguments], rate: float, **ow
     device = torch.device("cpu") if on_cpu else torch.accelerator.current_accelerator()
     same = ("num_train_epochs", "per_device_train_batch_size", "per_device_eval_batch_size", "warmup_steps")
     same += ("gradient_accumulation_steps", "lr_scheduler_type", "weight_decay", "max_grad_norm", "logging_steps")
-    same += ("gradient_checkpointing", "save_total_limit", "seed")
+    same += ("save_total_limit", "seed")
+    recompute = next(n for n in RECOMPUTE if n in config_class.__dataclass_fields__)
     settings = {name: getattr(o, name) for name in same} | {
         "output_dir": str(job.directory / CHECKPOINTS),
         "max_steps": o.max_steps or -1,
+        recompute: o.gradient_checkpointing,
         "learning_rate": o.learning_rate or rate * (WITH_ADAPTERS if o.use_peft else 1),
         "use_cpu": on_cpu,
         "bf16": supports_bf16(device) if o.bf16 is None else o.bf16,
@@ -108,24 +119,30 @@ def arguments(job: Job, config_class: type[TrainingArguments], rate: float, **ow
 def train(job: Job, trainer_class: type, args: TrainingArguments) -> dict:
     """Train, save, and return the sums of the run; all processes call it."""
     trainer = build(job, trainer_class, args)
+    trainer.identity = identity(job, trainer)
+    newest = trainer.newest_checkpoint() if job.options.resume else None
     if args.process_index == 0:
         begin(job.options, job.command, job.tokenizer, _facts(job, args))
     args.distributed_state.wait_for_everyone()
-    _say(job, args, trainer)
-    newest = get_last_checkpoint(args.output_dir) if job.options.resume else None
-    done = trainer.train(resume_from_checkpoint=newest)
+    _say(job, args, trainer, newest)
+    done = fit(trainer, newest)
     evaluated = [row for row in trainer.state.log_history if "eval_runtime" in row and row["step"] == done.global_step]
     held_out = evaluated[-1] if evaluated else trainer.evaluate()
     held_out = {key: value for key, value in held_out.items() if key not in NOT_RESULTS}
     if "eval_reward" in held_out:
         held_out.pop("eval_loss", None)  # of answers that were sampled for it, which says nothing
     save(job, trainer)
-    sums = {"step": done.global_step, "seconds": done.metrics["train_runtime"], "train_loss": done.training_loss}
+    sums = {"step": done.global_step, "seconds": done.metrics["train_runtime"]}
+    if newest is None or not newest.endswith(f"-{done.global_step}"):  # otherwise there were no steps to have a mean
+        sums["train_loss"] = done.training_loss
     return sums | held_out
 
 
 def build(job: Job, trainer_class: type, args: TrainingArguments):
-    """The trainer, with our line for each that it logs in place of its own."""
+    """The trainer, with our line for each that it logs in place of its own, and a guard before its steps."""
+    guard = StepGuard(job.options.max_skipped_steps, args.fp16)
+    if isinstance(trainer_class, type):
+        trainer_class = with_whole_checkpoints(trainer_class)
     try:
         trainer = trainer_class(
             model=job.model,
@@ -134,7 +151,7 @@ def build(job: Job, trainer_class: type, args: TrainingArguments):
             eval_dataset=job.held_out,
             processing_class=job.tokenizer,
             peft_config=adapters.lora(job.options, job.model),
-            callbacks=[MetricsCallback(job.directory)],
+            callbacks=[MetricsCallback(job.directory, guard)],
         )
     except ValueError as error:  # a template without marks of the answer, options that exclude each other
         for folder in (Path(args.output_dir), job.directory):  # which trainers make at once
@@ -143,24 +160,42 @@ def build(job: Job, trainer_class: type, args: TrainingArguments):
         raise UserError(one_line(error)) from error
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
+    if not hasattr(trainer, "step_guard"):  # PPO has its own, which also ends updates
+        trainer.add_callback(guard)
+    assert isinstance(trainer, WholeCheckpoints), "a function that makes a trainer sees to it itself"
     return trainer
+
+
+def fit(trainer, newest: str | None):
+    """`trainer.train`; what it comes to where a weight is a NaN is one line, below the progress bar."""
+    try:
+        done = trainer.train(resume_from_checkpoint=newest)
+        trainer.check_finite()
+        return done
+    except RuntimeError as error:  # torch's, where such a model samples
+        trainer.check_finite(here=True)
+        raise error
+    finally:
+        next(c for c in trainer.callback_handler.callbacks if isinstance(c, MetricsCallback)).close()
 
 
 def save(job: Job, trainer) -> None:
     """The model, with its adapter merged unless told otherwise, in the run directory; all processes call it."""
-    o, directory = job.options, job.directory
+    o, directory, is_main = job.options, job.directory, trainer.args.process_index == 0
     trainer.model.config.use_cache = True  # trainers switch it off, and config.json would say so
     merges = o.use_peft and o.merge_adapter
     target = directory / ADAPTER if merges else directory
-    trainer.save_model(str(target))
-    if trainer.args.process_index == 0:
-        if merges:
-            base, _ = job.open(o, dtype="auto")
-            merged = adapters.merge(base, target)
-            merged.config.use_cache = True
-            merged.save_pretrained(directory)
-        for folder in {directory, target}:
-            (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; config_resolved.yaml says the same
+    with replacing(target, is_main) as folder:
+        trainer.accelerator.wait_for_everyone()
+        trainer.save_model(str(folder))
+        trainer.accelerator.wait_for_everyone()
+        (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; config_resolved.yaml says the same
+    if is_main and merges:
+        base, _ = job.open(o, dtype="auto")
+        merged = adapters.merge(base, target)
+        merged.config.use_cache = True
+        with replacing(directory) as folder:
+            merged.save_pretrained(folder)
     trainer.accelerator.wait_for_everyone()
 
 
@@ -179,8 +214,11 @@ def _facts(job: Job, args: TrainingArguments) -> dict:
     }
 
 
-def _say(job: Job, args: TrainingArguments, trainer) -> None:
+def _say(job: Job, args: TrainingArguments, trainer, newest: str | None) -> None:
     if args.process_index == 0:
+        if job.options.resume:
+            nothing = f"--resume: no whole checkpoint in {job.directory}; starting at step 0"
+            print(f"resumed from {newest}" if newest else nothing, file=sys.stderr)
         kept, cut = {"train": len(job.train), "held_out": len(job.held_out)}, job.left_out
         if any(cut.values()):
             rows = " and ".join(f"{cut[key]} of {cut[key] + kept[key]} {key} rows" for key in cut)
@@ -195,8 +233,8 @@ def _say(job: Job, args: TrainingArguments, trainer) -> None:
 class MetricsCallback(TrainerCallback):
     """metrics.jsonl and the progress bar: one object for each line that the trainer logs, training or evaluation."""
 
-    def __init__(self, directory: Path):
-        self.path = directory / "metrics.jsonl"
+    def __init__(self, directory: Path, guard: StepGuard):
+        self.path, self.guard = directory / "metrics.jsonl", guard
         self.log = self.bar = None
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -220,8 +258,11 @@ class MetricsCallback(TrainerCallback):
             seconds, now = time.perf_counter() - self.since, row.pop("num_tokens")
             row |= {"tokens": int(self.tokens_before + now), "tokens_per_second": (now - self.tokens) / seconds}
             self.tokens, self.since = now, time.perf_counter()
+        if self.guard.skipped:
+            row["skipped_steps"] = self.guard.skipped
         self.log.write(step=state.global_step, **row)
 
-    def on_train_end(self, args, state, control, **kwargs):
-        if self.bar:
+    def close(self) -> None:
+        """The progress bar, also of a run that failed."""
+        if self.bar is not None:
             self.bar.close()

@@ -4,14 +4,13 @@ import json
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ..options.base import UserError
+from ..options.base import UserError, printable
 from ..options.chat import ChatOptions
 from .calculator import calculator
 from .calls import Call, read_answer
 from .conversation import Conversation
 from .passages import Passage, read_passages
 from .retrieval import Index, Sources, search_tool, with_passages
-from .streaming import printable
 from .tools import Tools
 from .turn import Turn
 from .writing import Writer, Written

@@ -1,18 +1,11 @@
 """Text on its way to the terminal: each word as soon as it is there, and none of the calls of tools."""
 
-import re
 from collections.abc import Callable
 
 from transformers import TextStreamer
 
+from ..options.base import printable
 from .calls import call_marker
-
-# All but tab and line feed: what a model or a document writes must not move the cursor or set the title of the window.
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-
-
-def printable(text: str) -> str:
-    return CONTROL.sub("", text)
 
 
 class AnswerStreamer(TextStreamer):

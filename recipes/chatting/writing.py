@@ -9,6 +9,7 @@ from jinja2 import TemplateError
 
 from ...tokenization.encoding import encode_conversation
 from ...tokenization.special_tokens import TOOL_CALL
+from ..alignment.answering import drawing
 from ..generation.writing import end_tokens, sampling
 from ..options.base import UserError, one_line
 from ..options.chat import ChatOptions
@@ -64,7 +65,7 @@ class Writer:
         prompt = torch.tensor([ids], device=self.model.device)
         longest = min(self.options.max_new_tokens, self.length - len(ids))
         start = time.perf_counter()
-        with Interrupt() as interrupt:
+        with Interrupt() as interrupt, drawing():
             out = self.model.generate(
                 prompt,
                 attention_mask=torch.ones_like(prompt),

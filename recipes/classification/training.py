@@ -21,6 +21,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from ..alignment.models import loading
 from ..options.base import UserError, one_line
 from ..options.classify import MULTI, REGRESSION, ClassifyOptions
+from ..training.whole_checkpoints import WholeCheckpoints
 from .labels import Labels
 from .measures import decide, measure
 
@@ -77,7 +78,7 @@ def _open_writer(options: ClassifyOptions):
     return model
 
 
-class ClassificationTrainer(Trainer):
+class ClassificationTrainer(WholeCheckpoints, Trainer):
     """transformers' Trainer with the loss above; `peft_config` as trl's trainers take it."""
 
     def __init__(self, labels: Labels, text_head: TextHead | None, model, peft_config=None, **arguments):

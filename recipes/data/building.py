@@ -39,10 +39,16 @@ DEFAULT_CACHE = "~/.cache/rhapsode/shards"
 class Cache:
     """The directory of all shards."""
 
-    def __init__(self, directory: str | None, processes: int | None = None, show_progress: bool = True):
+    def __init__(
+        self,
+        directory: str | None,
+        processes: int | None = None,
+        show_progress: bool = True,
+        validation_share: float = VALIDATION_SHARE,
+    ):
         self.root = Path(directory or DEFAULT_CACHE).expanduser()
         self.processes = processes or available_cores()
-        self.show_progress = show_progress
+        self.show_progress, self.validation_share = show_progress, validation_share
         self.maps = OpenMaps()
 
     def shards(self, source: str, split: str, text_column: str, tokenizer) -> list[Shard]:
@@ -51,11 +57,12 @@ class Cache:
         Raises:
             UserError: a source that cannot be read, a cache that cannot be written or is damaged.
         """
-        parts = parts_of(source, split, text_column)
+        parts = parts_of(source, split, text_column, self.validation_share)
         with self._writing():
             self.root.mkdir(parents=True, exist_ok=True)
             with FileLock(self.root / "digests.lock"):
-                directory = self.root / key_of(source, split, text_column, parts, tokenizer, self.root)
+                key = key_of(source, split, text_column, parts, tokenizer, self.root, self.validation_share)
+                directory = self.root / key
             with _locked(directory):
                 if not (directory / INDEX).exists():
                     self._build(directory, source, split, text_column, tokenizer, parts)
@@ -80,15 +87,15 @@ class Cache:
     def _build(self, directory, source, split, text_column, tokenizer, parts) -> None:
         dtype = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
         finished = [_sizes(path) for path in finished_shards(directory)]
-        documents = read_documents([source], split, text_column)
+        documents = read_documents([source], split, text_column, self.validation_share)
         texts = (d.text for d in islice(documents, sum(sizes["documents"] for sizes in finished), None))
         with tqdm(
             desc=f"tokens of {source}, {split}",
-            total=_expected_bytes(parts, split),
+            total=_expected_bytes(parts, split, self.validation_share),
             initial=sum(sizes["bytes"] for sizes in finished),
             unit="B",
             unit_scale=True,
-            disable=not self.show_progress,
+            disable=None if self.show_progress else True,
         ) as bar:
             for batches in _by_shard(encode_all(texts, tokenizer, dtype, self.processes), bar.update):
                 path = directory / f"{len(finished):05}"
@@ -137,10 +144,10 @@ def _divide(batch: Encoded, count: int) -> tuple[Encoded, Encoded]:
     return first, Encoded(batch.ids[tokens:], batch.lengths[count:], batch.num_bytes[count:])
 
 
-def _expected_bytes(parts: list[Part] | None, split: str) -> int | None:
+def _expected_bytes(parts: list[Part] | None, split: str, validation_share: float) -> int | None:
     """About how much text there is, where the sizes of files tell."""
     if parts is None or any(suffixes(part.path)[1] or suffixes(part.path)[0] == ".parquet" for part in parts):
         return None
     total = sum(part.path.stat().st_size for part in parts)
-    share = VALIDATION_SHARE if split == "validation" else 1 - VALIDATION_SHARE
+    share = validation_share if split == "validation" else 1 - validation_share
     return int(total * share) if len(parts) == 1 else total

@@ -43,8 +43,12 @@ class Part(NamedTuple):
     read: Callable[[], Iterator[Document]]
 
 
-def read_documents(dataset: list[str], split: str, text_column: str = "text") -> Iterator[Document]:
+def read_documents(
+    dataset: list[str], split: str, text_column: str = "text", validation_share: float = VALIDATION_SHARE
+) -> Iterator[Document]:
     """The non-empty documents of `split` (`train`, `validation` or `all`), in a fixed order.
+
+    `validation_share` is of sources without a validation split of their own.
 
     Raises:
         UserError: a missing path, unreadable bytes, a missing column, a source without one document; the file is named.
@@ -52,9 +56,10 @@ def read_documents(dataset: list[str], split: str, text_column: str = "text") ->
     if split not in SPLITS:
         raise ValueError(f"split={split!r}; use {' or '.join(SPLITS)}")
     for source in dataset:
-        parts = parts_of(source, split, text_column)
+        parts = parts_of(source, split, text_column, validation_share)
         if parts is None:
-            documents = (Document(*d) for d in read_hub(source, split, text_column, split_of))
+            side_of = partial(split_of, validation_share=validation_share)
+            documents = (Document(*d) for d in read_hub(source, split, text_column, side_of))
         else:
             documents = chain.from_iterable(part.read() for part in parts)
         count = 0
@@ -70,13 +75,15 @@ def no_text(source: str, split: str) -> UserError:
     return UserError(f"--dataset {source}: no text in its {split} split; give more or longer documents")
 
 
-def parts_of(source: str, split: str, text_column: str = "text") -> list[Part] | None:
+def parts_of(
+    source: str, split: str, text_column: str = "text", validation_share: float = VALIDATION_SHARE
+) -> list[Part] | None:
     """The files that hold the documents of `split`, in a fixed order; None for a dataset on the Hub."""
     if source == STDLIB:
-        files = ((name, path) for name, path in stdlib_files() if split in ("all", split_of(name)))
+        files = ((name, path) for name, path in stdlib_files() if split in ("all", split_of(name, validation_share)))
         return [Part(name, path, partial(_read_module, name, path)) for name, path in files]
     files = _files(source)
-    return None if files is None else _parts_of_files(files, split, text_column)
+    return None if files is None else _parts_of_files(files, split, text_column, validation_share)
 
 
 def split_of(key: str, validation_share: float = VALIDATION_SHARE) -> str:
@@ -135,15 +142,16 @@ def _below(root: Path, paths: Iterable[Path]) -> dict[str, Path]:
     return {n.as_posix(): named[n] for n in sorted(named) if not any(part.startswith(".") for part in n.parts)}
 
 
-def _parts_of_files(files: dict[str, Path], split: str, text_column: str) -> list[Part]:
-    sides = {name: _side(name, path) for name, path in files.items()}
-    by_position = split != "all" and not _has_both_sides(files, sides, text_column)
-    cut, if_on_side = partial(_part, split=split), partial(_if_on_side, split=split)
+def _parts_of_files(files: dict[str, Path], split: str, text_column: str, share: float) -> list[Part]:
+    sides = {name: _side(name, path, share) for name, path in files.items()}
+    by_position = split != "all" and not _has_both_sides(files, sides, text_column, share)
+    if_on_side = partial(_if_on_side, split=split, share=share)
     parts = []
     for name, path in files.items():
         if by_position:
-            keep = cut
-        elif split == "all" or sides[name] == split:
+            parts.append(Part(name, path, partial(_read_by_position, path, text_column, split, share)))
+            continue
+        if split == "all" or sides[name] == split:
             keep = str
         elif sides[name] is None:
             keep = if_on_side
@@ -158,35 +166,52 @@ def _read_part(path: Path, text_column: str, keep: Callable[[str], str]) -> Iter
     return (Document(name, keep(text)) for name, text in read_file(path, text_column))
 
 
-def _if_on_side(text: str, split: str) -> str:
-    return text if split_of(text) == split else ""
+def _read_by_position(path: Path, text_column: str, split: str, share: float) -> Iterator[Document]:
+    """What each document of a file has on this side of a cut: one near the end of a text file, of a table's every row.
+
+    A long text file is several documents. Its length is known after reading it once more: it may be compressed.
+    """
+    is_table, begin = READERS[_known_suffix(path)].is_table, 0
+    total = None if is_table else sum(len(text) for _, text in read_file(path, text_column))
+    for name, text in read_file(path, text_column):
+        yield Document(name, _part(text, split, share, begin, total))
+        begin += 0 if is_table else len(text)
 
 
-def _side(name: str, path: Path) -> str | None:
+def _if_on_side(text: str, split: str, share: float) -> str:
+    return text if split_of(text, share) == split else ""
+
+
+def _side(name: str, path: Path, share: float) -> str | None:
     """The split of a whole file; None where each row has its own."""
     if READERS[_known_suffix(path)].is_table:
         return None
-    return split_of(name[: len(name) - len(suffixes(path)[1])])
+    return split_of(name[: len(name) - len(suffixes(path)[1])], share)
 
 
-def _has_both_sides(files: dict[str, Path], sides: dict[str, str | None], text_column: str) -> bool:
+def _has_both_sides(files: dict[str, Path], sides: dict[str, str | None], text_column: str, share: float) -> bool:
     if None not in sides.values() and len(set(sides.values())) < 2:  # known without reading them
         return False
     found = set()
     for file_name, path in files.items():
         for _, text in read_file(path, text_column):
             if text.strip():
-                found.add(sides[file_name] or split_of(text))
+                found.add(sides[file_name] or split_of(text, share))
             if len(found) == 2:
                 return True
     return False
 
 
-def _part(text: str, split: str) -> str:
-    """The last `VALIDATION_SHARE` of a text, from the beginning of a line on if one is near, or what is before it."""
-    size = max(1, int(len(text) * VALIDATION_SHARE))
-    cut = len(text) - size
-    cut = text.rfind("\n", max(0, cut - size), cut) + 1 or cut
+def _part(text: str, split: str, share: float = VALIDATION_SHARE, begin: int = 0, total: int | None = None) -> str:
+    """The last `share` of a text, from the beginning of a line on if one is near, or what is before it.
+
+    Of a piece of a longer text, which has `total` characters and the piece from `begin` on, what the side has of it.
+    """
+    total = len(text) if total is None else total
+    size = max(1, int(total * share))
+    cut = min(max(total - size - begin, 0), len(text))
+    if 0 < cut < len(text):
+        cut = text.rfind("\n", max(0, cut - size), cut) + 1 or cut
     return text[:cut] if split == "train" else text[cut:]
 
 

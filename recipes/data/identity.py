@@ -13,19 +13,22 @@ import time
 from pathlib import Path
 
 from ..options.base import UserError, one_line
-from .corpus import Part
+from .corpus import VALIDATION_SHARE, Part
 from .hub import revision
 from .shards import write_json
 
-FORMAT = 1  # of the shards; another number makes all of them anew
+FORMAT = 2  # of the shards; another number makes all of them anew
 REMEMBERED = 2**20  # bytes from which on a file's digest is worth remembering
 MEMORY = "digests.json"
 
 
-def key_of(source: str, split: str, text_column: str, parts: list[Part] | None, tokenizer, cache: Path) -> str:
+def key_of(
+    source: str, split: str, text_column: str, parts: list[Part] | None, tokenizer, cache: Path, share: float
+) -> str:
     """Name of the directory below `cache` for the tokens of a source; call it with the lock of `cache` held."""
     files = [source, revision(source)] if parts is None else _file_digests(parts, cache)
     description = [FORMAT, split, text_column, files, tokenizer_digest(tokenizer)]
+    description += [share] if share != VALIDATION_SHARE else []  # caches from before there was a choice stay
     return hashlib.sha256(json.dumps(description).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 

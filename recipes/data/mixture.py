@@ -63,6 +63,11 @@ class ShuffledRows:
         """The ids of every document of every source once, in the order of the sources."""
         return [ids for source in self.sources for stream in source.streams for ids in stream.documents()]
 
+    def identity(self) -> list[list[str]]:
+        """Of each source what its texts and their tokens are, see `identity.py`: other texts are other rows."""
+        directories = [[stream.directory.parent.name for stream in source.streams] for source in self.sources]
+        return [sorted(set(names)) for names in directories]
+
     def state_dict(self) -> dict:
         return {}
 

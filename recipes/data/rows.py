@@ -48,7 +48,14 @@ def open_rows(options, tokenizer, length: int, process: Processes) -> ShuffledRo
         return StreamedRows(
             [
                 Windows(
-                    open_source(source, options.text_column, options.seed, process.index, process.count),
+                    open_source(
+                        source,
+                        options.text_column,
+                        options.seed,
+                        process.index,
+                        process.count,
+                        options.validation_share,
+                    ),
                     tokenizer,
                     options.packing,
                     length,
@@ -61,7 +68,7 @@ def open_rows(options, tokenizer, length: int, process: Processes) -> ShuffledRo
             process.index,
             process.count,
         )
-    cache = Cache(options.data_cache, options.num_proc, process.is_main)
+    cache = _open_cache(options, process)
     shards = [cache.shards(source, "train", options.text_column, tokenizer) for source in sources]
     groups = [[each] for each in shards] if weights else [shards]
     try:
@@ -75,6 +82,10 @@ def open_rows(options, tokenizer, length: int, process: Processes) -> ShuffledRo
             f"max_length={length}; give more text or a smaller --max_length"
         )
     return rows
+
+
+def _open_cache(options, process: Processes) -> Cache:
+    return Cache(options.data_cache, options.num_proc, process.is_main, options.validation_share)
 
 
 def _pack(group: Sequence[list[Shard]], packing: str, cache: Cache, length: int, pad_id: int):
@@ -105,9 +116,12 @@ def open_validation(options, tokenizer, process: Processes) -> TokenStream | Map
         documents = (
             document
             for source in options.dataset
-            for document in islice(read_documents([source], "validation", options.text_column), STREAMED_VALIDATION)
+            for document in islice(
+                read_documents([source], "validation", options.text_column, options.validation_share),
+                STREAMED_VALIDATION,
+            )
         )
         return tokenize(documents, tokenizer, "tokens of validation", process.is_main)
-    cache = Cache(options.data_cache, options.num_proc, process.is_main)
+    cache = _open_cache(options, process)
     shards = [cache.shards(source, "validation", options.text_column, tokenizer) for source in options.dataset]
     return MappedDocuments([shard for each in shards for shard in each])

@@ -4,30 +4,39 @@ Each process takes the documents whose number leaves its index when divided by t
 on the Hub what `split_dataset_by_node` gives it. The order of files changes with seed and epoch.
 """
 
+import hashlib
+import json
 from collections.abc import Iterator
 from itertools import islice
 from typing import Protocol
 
 import numpy as np
 
-from .corpus import Part, parts_of, split_of
+from .corpus import VALIDATION_SHARE, Part, parts_of, split_of
 from .hub import hub_errors, open_hub
 from .readers import text_of
 
 
 class Source(Protocol):
-    """`texts` goes on from a position of its own making, and `position` is then that after the last text."""
+    """`texts` goes on from a position of its own making, and `position` is then that after the last text.
+
+    `identity` is another one where the texts are others, as far as it can be known without reading them.
+    """
 
     name: str
     position: dict
 
     def texts(self, epoch: int, position: dict | None) -> Iterator[str]: ...
 
+    def identity(self) -> str | None: ...
 
-def open_source(name: str, text_column: str, seed: int, index: int, count: int) -> Source:
-    parts = parts_of(name, "train", text_column)
+
+def open_source(
+    name: str, text_column: str, seed: int, index: int, count: int, validation_share: float = VALIDATION_SHARE
+) -> Source:
+    parts = parts_of(name, "train", text_column, validation_share)
     if parts is None:
-        return HubSource(name, text_column, seed, index, count)
+        return HubSource(name, text_column, seed, index, count, validation_share)
     return FileSource(name, parts, seed, index, count)
 
 
@@ -37,6 +46,10 @@ class FileSource:
     def __init__(self, name: str, parts: list[Part], seed: int, index: int, count: int):
         self.name, self.parts, self.seed, self.index, self.count = name, parts, seed, index, count
         self.position: dict = {}
+
+    def identity(self) -> str:
+        files = [(part.name, part.path.stat().st_size) for part in self.parts]
+        return hashlib.sha256(json.dumps(files).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
     def texts(self, epoch: int, position: dict | None) -> Iterator[str]:
         start = position or {"file": 0, "document": 0, "number": 0}
@@ -61,13 +74,24 @@ class HubSource:
     of the files, which is exact.
     """
 
-    def __init__(self, name: str, text_column: str, seed: int, index: int, count: int):
+    def __init__(
+        self,
+        name: str,
+        text_column: str,
+        seed: int,
+        index: int,
+        count: int,
+        validation_share: float = VALIDATION_SHARE,
+    ):
         from datasets.distributed import split_dataset_by_node
 
-        self.name, self.text_column, self.seed = name, text_column, seed
+        self.name, self.text_column, self.seed, self.validation_share = name, text_column, seed, validation_share
         with hub_errors(name, lambda: 0):
             (stream,), self.own_split = open_hub(name, "train")
             self.stream = split_dataset_by_node(stream, index, count)
+
+    def identity(self) -> None:
+        """The library's state holds the file that it is in, and the Hub's files do not become shorter."""
 
     @property
     def position(self) -> dict:
@@ -81,5 +105,5 @@ class HubSource:
             for row in self.stream:
                 rows += 1
                 text = text_of(row, self.text_column, f"{self.name}, row {rows}")
-                if text.strip() and (self.own_split or split_of(text) == "train"):
+                if text.strip() and (self.own_split or split_of(text, self.validation_share) == "train"):
                     yield text

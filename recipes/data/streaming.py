@@ -141,6 +141,10 @@ class StreamedRows:
         self.taken += count
         return collate([self.readers[source].row() for source in sources])
 
+    def identity(self) -> list[str | None]:
+        """Of each source its files, by name and size: a shorter one has other documents behind every position."""
+        return [reader.windows.source.identity() for reader in self.readers]
+
     def state_dict(self) -> dict:
         """The position of this process; JSON can hold it."""
         readers = [reader.state_dict() for reader in self.readers]

@@ -36,7 +36,7 @@ class TokenStream:
 
 def tokenize(documents: Iterable[Document], tokenizer, description: str, show_progress: bool = True) -> TokenStream:
     batches = []
-    with tqdm(desc=description, unit="B", unit_scale=True, disable=not show_progress) as bar:
+    with tqdm(desc=description, unit="B", unit_scale=True, disable=None if show_progress else True) as bar:
         for batch in encode_all((document.text for document in documents), tokenizer):
             batches.append(batch)
             bar.update(int(batch.num_bytes.sum()))

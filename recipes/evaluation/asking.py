@@ -78,7 +78,7 @@ def _write(opened: Opened, task: Task, examples: list[Example]) -> Outcome:
     settings = {"max_new_tokens": options.max_new_tokens, "do_sample": False, "pad_token_id": pad_token(tokenizer)}
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # equal lengths together: little padding
     texts = {}
-    for batch in tqdm(list(batches(order, opened.batch_size)), desc="writing", unit="batch", leave=False):
+    for batch in tqdm(list(batches(order, opened.batch_size)), desc="writing", unit="batch", leave=False, disable=None):
         new = write(opened.model, tokenizer, [prompts[i][-room:] for i in batch], settings, options.until)
         written = tokenizer.batch_decode(new, skip_special_tokens=True)
         texts |= {i: until(text, options.until) for i, text in zip(batch, written, strict=True)}

@@ -86,7 +86,7 @@ def matching_lengths(opened: Opened, windows: list[np.ndarray], prefix: int) -> 
     autocast = opened.autocast or partial(torch.autocast, opened.model.device.type, enabled=False)
     lengths = []
     groups = list(batches(windows, opened.batch_size))
-    for batch in tqdm(groups, desc="memorization", unit="batch", leave=False):
+    for batch in tqdm(groups, desc="memorization", unit="batch", leave=False, disable=None):
         ids = torch.from_numpy(np.stack(batch).astype(np.int64)).to(opened.model.device)  # (B, P + C)
         with autocast():
             guesses = opened.model(input_ids=ids[:, :-1], use_cache=False).logits[:, prefix - 1 :].argmax(-1)  # (B, C)

@@ -23,19 +23,24 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ...modeling import RhapsodeForCausalLM
+from ..options.base import UserError
 from ..training.compilation import check_compiler
 
 NAME = "single_query"
 ROUND_UP = 256  # positions: caches of these sizes, so that texts of like length share what was compiled
+FOLLOW_LENGTH = ("dynamic", "longrope")  # in transformers' `dynamic_rope_update`
 
 
 def compiled_decoding(model) -> dict:
     """What to give to `model.generate` for it: on a GPU transformers' own way, with CUDA graphs.
 
     Raises:
-        UserError: no compiler.
+        UserError: no compiler, or rotary angles that change with the length of the text.
     """
     check_compiler(model.device)
+    kind = (getattr(model.config, "rope_parameters", None) or {}).get("rope_type")
+    if kind in FOLLOW_LENGTH:
+        raise UserError(f"--torch_compile: with rope_type={kind} every length is another computation; leave it out")
     return {"custom_generate": decode} if model.device.type == "cpu" else {"cache_implementation": "static"}
 
 

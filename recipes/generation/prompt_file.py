@@ -14,10 +14,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ...tokenization.encoding import encode_conversation, encode_prompt
+from ..alignment.checks import checked
 from ..alignment.rows import Row, open_tables
 from ..options.base import RESOLVED, UserError, one_line, save_resolved, write_whole
 from ..options.generate import GenerateOptions
-from ..options.output import check_same
+from ..options.output import check_parents, check_same
 from .compiled import compiled_decoding
 from .writing import probabilities, sampling, settings_of, write
 
@@ -35,9 +36,13 @@ def continue_file(model, tokenizer, options: GenerateOptions) -> None:
                 f"the model's {longest} positions"
             )
     output = Path(options.output)
+    check_parents("output", output)
     done = _begin(output, rows, options)
     start, written = time.perf_counter(), 0
-    with output.open("a", encoding="utf-8") as file, tqdm(total=len(rows), initial=done, unit="prompt") as bar:
+    with (
+        output.open("a", encoding="utf-8") as file,
+        tqdm(total=len(rows), initial=done, unit="prompt", disable=None) as bar,
+    ):
         for first in range(done, len(rows), options.batch_size):
             batch = slice(first, first + options.batch_size)
             answers = _answers(model, tokenizer, prompts[batch], options, first)
@@ -78,7 +83,10 @@ def _encode(tokenizer, row: Row, options: GenerateOptions) -> list[int]:
     if isinstance(prompt, str):
         return encode_prompt(tokenizer, prompt)
     try:
-        return encode_conversation(tokenizer, prompt, add_generation_prompt=True)["input_ids"]
+        (asked,) = checked({"prompt": prompt}, "prompt", row.where)
+        return encode_conversation(tokenizer, asked["prompt"], add_generation_prompt=True)["input_ids"]
+    except UserError as error:
+        raise UserError(str(error).replace("--dataset", "--prompts", 1)) from error
     except Exception as error:  # a template may do anything with messages that it does not expect
         raise UserError(f"--prompts {row.where}: {one_line(error, 200)}") from error
 

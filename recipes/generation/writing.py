@@ -7,7 +7,7 @@ import torch
 from transformers import TextStreamer, set_seed
 
 from ...tokenization.encoding import encode_prompt
-from ..alignment.answering import padded
+from ..alignment.answering import drawing, padded
 from ..options.base import UserError
 from ..options.generate import GenerateOptions
 from ..options.sampling import SamplingOptions
@@ -34,14 +34,15 @@ def write(
     ends = end_tokens(model, tokenizer)
     if seed is not None:
         set_seed(seed)
-    out = model.generate(
-        ids,
-        attention_mask=mask,
-        streamer=streamer,
-        eos_token_id=ends or None,
-        stopping_criteria=[_has_said(tokenizer, until, ids.shape[1])] if until else None,
-        **settings,
-    )
+    with drawing():
+        out = model.generate(
+            ids,
+            attention_mask=mask,
+            streamer=streamer,
+            eos_token_id=ends or None,
+            stopping_criteria=[_has_said(tokenizer, until, ids.shape[1])] if until else None,
+            **settings,
+        )
     return [_trimmed(row, ends, settings["pad_token_id"]) for row in out[:, ids.shape[1] :].tolist()]
 
 

@@ -34,6 +34,7 @@ class AlignmentOptions:
     warmup_steps: float = option(0.03, "steps of linear warm-up; below 1, a share of the run")
     weight_decay: float = option(0.0, "decay of matrices")
     max_grad_norm: float = option(1.0, "gradients are scaled down to this norm; 0 is off")
+    max_skipped_steps: int = option(10, "stop after so many steps left out because gradients are not finite")
     # Adapters
     use_peft: bool = option(False, "train low-rank adapters (LoRA) in place of all weights")
     lora_r: int = option(16, "rank of the adapters")
@@ -58,7 +59,8 @@ class AlignmentOptions:
         positive += ("gradient_accumulation_steps", "learning_rate", "lora_r", "lora_alpha", "logging_steps")
         positive += ("eval_steps", "save_steps", "save_total_limit", "max_samples", "max_eval_samples")
         self._check(positive, lambda value: value > 0, "must be above 0")
-        self._check(("warmup_steps", "weight_decay", "max_grad_norm", "seed"), lambda v: v >= 0, "must not be negative")
+        natural = ("warmup_steps", "weight_decay", "max_grad_norm", "max_skipped_steps", "seed")
+        self._check(natural, lambda value: value >= 0, "must not be negative")
         self._check(("lora_dropout",), lambda value: 0 <= value < 1, "must be from 0 up to, but not, 1")
         self._check(("max_length",), lambda value: value > 1, "leaves nothing to predict; use 2 or more")
 

@@ -6,22 +6,37 @@ is added to the help by itself. This module and its neighbours import nothing he
 
 import argparse
 import dataclasses
+import math
 import os
+import re
+import sys
 import types
 import typing
 from difflib import get_close_matches
 from pathlib import Path
 
 RESOLVED = "config_resolved.yaml"  # what every command that writes a directory leaves in it
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and line feed
+LARGEST_SEED = 2**32 - 1  # of NumPy's generators
 
 
 class UserError(ValueError):
     """Something that whoever runs a command can mend: printed as one line on stderr, exit status 2."""
 
 
+def printable(text: str) -> str:
+    """What a file, a document or a model says, for a terminal: it must not move the cursor there, or set a title."""
+    return CONTROL.sub("", text)
+
+
+def shown(text: str) -> str:
+    """What is printed on standard output: the text as it is, but for a terminal."""
+    return printable(text) if sys.stdout.isatty() else text
+
+
 def one_line(message: object, limit: int | None = None) -> str:
-    """The message, an error or a text, without its line breaks; at most `limit` characters of it."""
-    return " ".join((str(message) or type(message).__name__).split())[:limit]
+    """The message, an error or a text, printable and without its line breaks; at most `limit` characters of it."""
+    return printable(" ".join((str(message) or type(message).__name__).split()))[:limit]
 
 
 def option(default, help: str, choices: tuple = (), positional: bool = False, flag: str | None = None):
@@ -61,7 +76,14 @@ def parse(options_class: type, arguments: list[str], prog: str, description: str
     config = values.pop("config", None)
     merged = _read_config(config, fields, options_class) if config else {}
     merged |= {name: value for name, value in values.items() if name in fields}
+    _check_seed(merged.get("seed"))
     return options_class(**merged)
+
+
+def _check_seed(seed: int | None) -> None:
+    """Every command's, before anything is drawn with it."""
+    if seed is not None and not 0 <= seed <= LARGEST_SEED:
+        raise UserError(f"--seed {seed} must be from 0 to {LARGEST_SEED}")
 
 
 def _build_parser(fields, hints, prog, description):
@@ -109,7 +131,10 @@ def _converter(kind, optional):
             return None
         if kind is int and not text.strip("+-").isdecimal() and float(text).is_integer():
             return int(float(text))  # 1e6 is a count too
-        return kind(text)
+        value = kind(text)
+        if kind is float and not math.isfinite(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
+        return value
 
     convert.__name__ = getattr(kind, "__name__", "value")
     return convert
@@ -142,6 +167,8 @@ def _checked(path, key, value, fields, hints):
     kind, optional = _strip_optional(hints[key])
     try:
         value = _from_yaml(value, kind, optional)
+    except argparse.ArgumentTypeError:
+        raise UserError(f"{key}={value!r} in {path} is not a finite number") from None
     except ValueError:
         name = " of ".join(k.__name__ for k in (kind, *typing.get_args(kind)))
         raise UserError(f"{key}={value!r} in {path} must be {name}" + (" or null" if optional else "")) from None
@@ -174,8 +201,11 @@ def save_resolved(options, path: Path, command: str) -> None:
 def write_whole(path: Path, text: str) -> Path:
     """Write or replace a file at once: whoever reads it, also after a power cut, finds the old one or the new one."""
     temporary = path.with_name(f".unfinished-{os.getpid()}-{path.name}")
-    with temporary.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    return temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        return temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)  # there only if it did not become the file

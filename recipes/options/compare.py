@@ -51,9 +51,11 @@ class CompareOptions:
                 _check_architecture(name, target, self.architectures)
         for item in self.learning_rates:
             try:
-                float(item.partition("=")[2])
+                is_rate = 0 <= float(item.partition("=")[2]) < float("inf")
             except ValueError:
-                raise UserError(f"--learning_rates {item!r}: the rate is not a number") from None
+                is_rate = False
+            if not is_rate:
+                raise UserError(f"--learning_rates {item!r}: the rate is not a number of 0 or more")
 
 
 def _check_architecture(option_name: str, name: str, allowed) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from .base import option
+from .output import check_shard_size
 
 
 @dataclass
@@ -23,3 +24,6 @@ class ConvertOptions:
     dataset: list[str] = option(["stdlib"], "texts by which llama.cpp's way of cutting words is chosen, for GGUF alone")
     text_column: str = option("text", "column or field of tables that holds the text")
     list: bool = option(False, "print the families and stop")
+
+    def __post_init__(self):
+        check_shard_size(self.max_shard_size)

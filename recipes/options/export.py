@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from .base import option
+from .output import check_license, check_shard_size
 
 
 @dataclass
@@ -19,3 +20,7 @@ class ExportOptions:
     max_shard_size: str = option("5GB", "size of one weight file")
     name: str | None = option(None, "what the card calls it, such as owner/name; none is the directory's name")
     license: str | None = option(None, "the Hub's name of the weights' license, such as apache-2.0; none says nothing")
+
+    def __post_init__(self):
+        check_shard_size(self.max_shard_size)
+        check_license(self.license)

@@ -44,6 +44,8 @@ class RolloutOptions(AnsweringOptions):
     def _check_clip(self) -> None:
         if self.reward_clip_range and len(self.reward_clip_range) != 2:
             raise UserError(f"--reward_clip_range takes two numbers, least and greatest, not {self.reward_clip_range}")
+        if self.reward_clip_range and self.reward_clip_range[0] >= self.reward_clip_range[1]:
+            raise UserError(f"--reward_clip_range {self.reward_clip_range}: the first must be below the second")
 
 
 @dataclass

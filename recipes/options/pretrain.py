@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from .base import UserError, option
+from .tokenizer import ALGORITHMS
 
 ARCHITECTURES = ("transformer", "ngram", "feedforward", "rnn", "lstm")
 PACKINGS = ("best_fit", "concatenate")
@@ -26,6 +27,9 @@ class PretrainOptions:
     config_overrides: list[str] = option([], "changes to the design, e.g. num_hidden_layers=4 qk_norm=none")
     freeze: list[str] = option([], "patterns of parameters that stay as they are, e.g. 'model.layers.[0-3].*'")
     tokenizer: str | None = option(None, "directory or Hub id; none takes that of --model, or trains one first")
+    tokenizer_algorithm: str = option(
+        "bpe", "how the tokenizer that is trained where none is given cuts words", ALGORITHMS
+    )
     vocab_size: int = option(8192, "tokens of the tokenizer that is trained where none is given")
     output_dir: str = option("runs/pretrain", "the run directory")
     overwrite_output_dir: bool = option(False, "delete the run that the directory holds")
@@ -34,6 +38,9 @@ class PretrainOptions:
     dataset: list[str] = option(["stdlib"], "stdlib, files, directories, globs, Hub ids; see the README for the kinds")
     dataset_weights: list[float] = option([], "share of the training tokens from each dataset; none is by their size")
     text_column: str = option("text", "column or field of tables that holds the text")
+    validation_share: float = option(
+        0.05, "share of the text that validates where a source has no split for it; of one text, its end"
+    )
     streaming: bool = option(False, "tokenize while training, in place of first and into shards; needs --max_steps")
     packing: str = option(
         "best_fit", "documents to rows: best_fit cuts few and pads little, concatenate fills every row", PACKINGS
@@ -120,6 +127,8 @@ class PretrainOptions:
         for name in ("adam_beta1", "adam_beta2", "decay_share", "min_lr_ratio"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"--{name} {getattr(self, name)} must be from 0 to 1")
+        if not 0 < self.validation_share < 1:
+            raise UserError(f"--validation_share {self.validation_share} must be above 0 and below 1")
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"--ema_decay {self.ema_decay} must be from 0 up to, but not, 1")
         if self.accelerate_config is not None and self.num_processes is None:

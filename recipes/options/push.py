@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from .base import option
+from .base import UserError, option
+from .output import check_license, check_shard_size
 
 
 @dataclass
@@ -21,3 +22,9 @@ class PushOptions:
     max_shard_size: str = option("5GB", "size of one weight file")
     license: str | None = option(None, "the Hub's name of the weights' license, such as apache-2.0; none says nothing")
     endpoint: str | None = option(None, "address of another Hub; none is HF_ENDPOINT, or huggingface.co")
+
+    def __post_init__(self):
+        check_shard_size(self.max_shard_size)
+        check_license(self.license)
+        if self.endpoint is not None and not self.endpoint.startswith(("http://", "https://")):
+            raise UserError(f"--endpoint {self.endpoint!r} is no address; it begins with https:// or http://")

@@ -61,6 +61,9 @@ class ScalingOptions:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UserError(f"--{name} {value} must be above 0")
+        for name in ("learning_rate", "muon_learning_rate", "weight_decay", "warmup_steps"):
+            if getattr(self, name) < 0:
+                raise UserError(f"--{name} {getattr(self, name)} must not be negative")
         if self.max_length < 2:
             raise UserError(f"--max_length {self.max_length} leaves nothing to predict; use 2 or more")
         if not 0 < self.confidence < 1:

@@ -37,6 +37,10 @@ def read_metrics(path: Path) -> list[dict]:
         return []
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     try:
-        return [json.loads(line) for line in lines[:-1]]  # after the last end of line: nothing, or what a kill cut off
+        rows = [json.loads(line) for line in lines[:-1]]  # after the last end of line: nothing, or what a kill cut off
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); delete the lines that are not JSON") from error
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+            raise UserError(f"{path} is damaged (line {number} is no object with a step); delete such lines")
+    return rows

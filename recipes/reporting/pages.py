@@ -52,7 +52,8 @@ def render(markdown: str, directory: Path) -> str:
 
 def _picture(token, directory: Path) -> str:
     name, text = str(token.attrs.get("src", "")), html.escape(token.content)
-    if Path(name).name != name or not name.endswith(".png") or not (directory / name).is_file():
+    path = directory / name
+    if Path(name).name != name or not name.endswith(".png") or not path.is_file() or path.is_symlink():
         return text
-    data = base64.b64encode((directory / name).read_bytes()).decode()
+    data = base64.b64encode(path.read_bytes()).decode()
     return f'<img alt="{text}" src="data:image/png;base64,{data}">'

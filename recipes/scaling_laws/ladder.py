@@ -70,7 +70,7 @@ def plan(options: ScalingOptions, tokenizer, scale: float = 1.0) -> Ladder:
     budgets = sorted({int(tokens * scale) for tokens in options.tokens})
     fitted = [_rung(options, tokenizer, *size, tokens, options.seed) for size, tokens in product(sizes, budgets)]
     middle = sizes[(len(sizes) - 1) // 2], budgets[(len(budgets) - 1) // 2]
-    seeds = range(options.seed + 1, options.seed + options.noise_seeds)
+    seeds = [(options.seed + i) % 2**32 for i in range(1, options.noise_seeds)]
     fitted += [_rung(options, tokenizer, *middle[0], middle[1], seed) for seed in seeds]
     largest = max(fitted, key=lambda r: r.parameters)
     tokens = int((options.held_out_tokens or max(options.tokens)) * scale)

@@ -18,7 +18,7 @@ from ..options.pretrain import PretrainOptions
 from ..options.scaling import ScalingOptions
 from ..process import tune_process
 from ..reporting.metrics_file import read_metrics
-from ..training.attention import set_attention
+from ..training.attention import best_attention, set_attention
 from ..training.loss import NextTokenLoss
 from ..training.optimizers import build_optimizers
 from ..training.setup import new_model
@@ -124,7 +124,8 @@ def estimated_seconds(options: ScalingOptions, ladder: Ladder, tokenizer, count:
 def _seconds_per_step(options: ScalingOptions, rung: Rung, tokenizer) -> float:
     run = run_options(options, rung, "", Path(rung.name))
     model = new_model(run, tokenizer).train()
-    set_attention(model, options.attn_implementation, torch.device("cpu"), options.max_length)
+    if options.attn_implementation is None:
+        set_attention(model, best_attention(model, model.device, options.max_length))
     loss, optimizers = NextTokenLoss(model), build_optimizers(model, run)
     ids = torch.randint(len(tokenizer), (options.per_device_train_batch_size, options.max_length))
     seconds = []

@@ -1,5 +1,7 @@
 """What a checkpoint holds beside what `transformers.Trainer` writes: a run resumed from it goes on bit for bit.
 
+It is whole or not there: see `whole_checkpoints.py`.
+
     value_model/            the value model (also in the final directory)
     ppo_state_RANK.pt       the rollout being learned from, its order, beta, the guard, figures not yet logged
 
@@ -12,6 +14,7 @@ import safetensors.torch
 import torch
 from transformers import Trainer
 
+from ..training.whole_checkpoints import WholeCheckpoints
 from .values import VALUE_FILE
 
 PREFIX = "value_model."
@@ -53,7 +56,7 @@ def load_state(directory: str, process: int) -> dict:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-class ResumableTrainer(Trainer):
+class ResumableTrainer(WholeCheckpoints, Trainer):
     """Writes and reads them. `use_cache` is what the model's configuration said before training."""
 
     def _save(self, output_dir=None, state_dict=None):

@@ -1,5 +1,6 @@
 """Tables of completions: a file for each log, a print for whoever watches, and the trackers that know tables."""
 
+import importlib
 import json
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def track_table(table: dict[str, list], report_to: list[str]) -> None:
     import pandas
 
     for name in {"wandb", "trackio"} & set(report_to or ()):
-        tracker = __import__(name)
+        tracker = importlib.import_module(name)
         if name == "trackio" or tracker.run is not None:
             tracker.log({"completions": tracker.Table(dataframe=pandas.DataFrame(table))})
 

@@ -15,20 +15,33 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ...modeling import RhapsodeForCausalLM
+from ..options.base import UserError, one_line
 
 NAME = "blocked"
 BLOCK = 128  # queries; 64 and 256 are slower, and so are products of other layouts
 LONGEST = 1024  # positions; from here on the weights would take hundreds of MiB a layer
 
 
-def set_attention(model, name: str | None, device: torch.device, length: int) -> None:
-    """Make `model` use the kernel that the options ask for, or the best for the device and the length of sequences."""
+def set_attention(model, name: str | None) -> None:
+    """Make `model` use this kernel of attention; None leaves it the one that it has.
+
+    Raises:
+        UserError: there is none of this name, or not for this model.
+    """
     ALL_ATTENTION_FUNCTIONS.register(NAME, blocked_attention_forward)
     ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, sdpa_mask)  # none where causality says it all, else True where seen
-    if name is None:
-        plain = isinstance(model, RhapsodeForCausalLM) and not model.config.attention_dropout
-        name = NAME if plain and device.type == "cpu" and length <= LONGEST else "sdpa"
-    model.config._attn_implementation = name
+    if name is None or not (model._supports_sdpa or model._supports_flash_attn):  # it has no attention, or one kernel
+        return
+    try:
+        model.set_attn_implementation(name)
+    except (ValueError, ImportError) as error:
+        raise UserError(f"--attn_implementation {name}: {one_line(error, 300)}") from error
+
+
+def best_attention(model, device: torch.device, length: int) -> str:
+    """The quickest kernel for training on the device with sequences of this length."""
+    plain = isinstance(model, RhapsodeForCausalLM) and not model.config.attention_dropout
+    return NAME if plain and device.type == "cpu" and length <= LONGEST else "sdpa"
 
 
 def blocked_attention_forward(

@@ -1,18 +1,20 @@
 """The files of a run directory: what stands in it from the beginning, and what a finished run leaves."""
 
 import json
+from contextlib import suppress
 from dataclasses import asdict
 
 import torch
 import transformers
 
 from ..generation.writing import continue_text
-from ..options.base import RESOLVED, save_resolved, write_whole
+from ..options.base import RESOLVED, UserError, save_resolved, write_whole
 from ..reporting.report import save_facts, write_report
 from . import setup
 from .metrics import flops_per_token
 from .parallel import whole_model
 from .scoring import Score
+from .sealing import replacing
 
 
 def begin(current) -> None:
@@ -61,7 +63,8 @@ def write(current, score: Score, sums: dict):
 def _write(current, model, score: Score, sums: dict):
     directory, options = current.directory, current.options
     model.config.use_cache = True
-    model.save_pretrained(directory)
+    with replacing(directory) as folder:
+        model.save_pretrained(folder)
     documents = current.validation.documents()[:3]
     prompts = [current.tokenizer.decode(ids[:24], skip_special_tokens=True) for ids in documents]
     room = max(1, min(options.sample_tokens, current.length - 32))
@@ -74,7 +77,8 @@ def _write(current, model, score: Score, sums: dict):
         "eval_bits_per_byte": score.bits_per_byte,
         "eval_tokens": int(score.targets.sum()),
         "eval_bytes": int(score.num_bytes.sum()),
-        "samples": [(p, continue_text(model, current.tokenizer, p, room, options.seed)) for p in prompts],
     }
+    with suppress(UserError):  # of a model whose numbers are no longer finite nothing can be drawn
+        results["samples"] = [(p, continue_text(model, current.tokenizer, p, room, options.seed)) for p in prompts]
     write_whole(directory / "results.json", json.dumps(results, indent=1))
     return write_report(directory)

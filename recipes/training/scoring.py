@@ -129,7 +129,7 @@ def _scored(
     was_training = model.training
     model.eval()
     rounds = range(0, len(batches), count)
-    for first in tqdm(rounds, desc="evaluating", unit="batch", disable=not show_progress, leave=False):
+    for first in tqdm(rounds, desc="evaluating", unit="batch", disable=None if show_progress else True, leave=False):
         batch = batches[(first + index) % len(batches)]  # sharded weights are gathered by all processes or by none
         values = _score_batch(logits, documents, [todo[i] for i in batch], autocast, model.device)
         if first + index < len(batches):

@@ -5,22 +5,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 import yaml
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import parse_flag_from_env, patch_environment
-from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from ...hub.code import check_before_loading
+from ...hub.opening import load_whole, opening
 from ...modeling import RhapsodeConfig, RhapsodeForCausalLM
 from ...tokenization.training import train_tokenizer
-from ...tokenization.vocabulary import check_fits
+from ...tokenization.vocabulary import check_fits, check_vocabulary
 from ..baselines.build import build_baseline
 from ..data.corpus import read_documents
 from ..options.base import RESOLVED, UserError, one_line
 from ..options.pretrain import PretrainOptions
+from .attention import set_attention
 from .checkpoint import read_state
 from .compilation import compile_loss
 from .liger import choose_liger
@@ -108,15 +110,28 @@ def check_shares(checkpoint: Path, batches: BatchSchedule, data_count: int) -> d
     return state
 
 
+def check_texts(checkpoint: Path, state: dict, rows, options: PretrainOptions) -> None:
+    """
+    Raises:
+        UserError: the run has other rows than the checkpoint's, which the same numbers would count.
+    """
+    if state.get("texts", rows.identity()) != rows.identity():
+        raise UserError(
+            f"--resume: the texts of --dataset {' '.join(options.dataset)}, or the tokenizer, are not those that the "
+            f"run in {checkpoint.parent.parent} has learned from; give the same, or start a new run"
+        )
+
+
 def open_tokenizer(options: PretrainOptions, directory: Path) -> PreTrainedTokenizerBase:
     """The tokenizer that is named, else the model's, else one trained on the data and kept in the run directory."""
     if options.tokenizer or options.model:
         return load_tokenizer(options.tokenizer or options.model)
     if options.resume and (directory / "tokenizer.json").exists():
         return load_tokenizer(str(directory))
-    texts = (document.text for document in read_documents(options.dataset, "train", options.text_column))
+    documents = read_documents(options.dataset, "train", options.text_column, options.validation_share)
+    texts = (document.text for document in documents)
     try:
-        return train_tokenizer(texts, vocab_size=options.vocab_size, show_progress=True)
+        return train_tokenizer(texts, options.tokenizer_algorithm, options.vocab_size, show_progress=True)
     except UserError:
         raise
     except ValueError as error:
@@ -124,12 +139,10 @@ def open_tokenizer(options: PretrainOptions, directory: Path) -> PreTrainedToken
 
 
 def load_tokenizer(source: str, **kwargs) -> PreTrainedTokenizerBase:
-    try:
+    with opening(f"tokenizer {source}", UserError):
         trust, revision = kwargs.get("trust_remote_code", False), kwargs.get("revision")
         kwargs |= check_before_loading(source, trust, revision, weights=False)
         return AutoTokenizer.from_pretrained(source, **kwargs)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"tokenizer {source}: cannot be opened ({one_line(error, 300)})") from error
 
 
 def refuse_other_heads(config) -> None:
@@ -144,19 +157,30 @@ def refuse_other_heads(config) -> None:
 
 def load_model(source: str, **kwargs):
     """Any causal language model, in float32 unless `kwargs` say otherwise; never from a pickle."""
-    try:
+    with opening(f"--model {source}", UserError):
         kwargs |= check_before_loading(source, kwargs.get("trust_remote_code", False), kwargs.get("revision"))
         settings = {"dtype": "float32", "use_safetensors": True, **kwargs}
-        model = AutoModelForCausalLM.from_pretrained(source, **settings)
-        refuse_other_heads(model.config)  # only now: an adapter's directory has no configuration, its base model's has
-        return model
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"--model {source}: cannot be opened ({one_line(error, 300)})") from error
+        # After loading: an adapter's directory has no configuration, its base model's has.
+        return load_whole(AutoModelForCausalLM, source, check=lambda m: refuse_other_heads(m.config), **settings)
+
+
+def load_pair(source: str, **kwargs):
+    """(model, tokenizer) of a directory or Hub id, which fit together; as `load_model`."""
+    trust = {"trust_remote_code": kwargs.get("trust_remote_code", False)}
+    model = load_model(source, **kwargs)  # first: of a configuration that is wrong it says more than the tokenizer
+    tokenizer = load_tokenizer(source, **trust)
+    try:
+        check_vocabulary(tokenizer, model.config)
+    except ValueError as error:
+        raise UserError(f"--model {source}: {error}") from error
+    return model, tokenizer
 
 
 def open_model(options: PretrainOptions, tokenizer: PreTrainedTokenizerBase):
     """A new model of the preset, or the one to go on from; its vocabulary holds the tokenizer's."""
     model = load_model(options.model) if options.model else new_model(options, tokenizer)
+    if options.model and options.architecture == "transformer":
+        set_attention(model, options.attn_implementation)
     for ids in (model.config, model.generation_config):
         ids.pad_token_id, ids.bos_token_id = tokenizer.pad_token_id, tokenizer.bos_token_id
         ids.eos_token_id = tokenizer.eos_token_id
@@ -203,9 +227,33 @@ def new_model(options: PretrainOptions, tokenizer: PreTrainedTokenizerBase):
     if options.max_length:
         overrides.setdefault("max_position_embeddings", options.max_length)
     try:
-        return RhapsodeForCausalLM(RhapsodeConfig.from_preset(options.preset, **overrides))
+        model = RhapsodeForCausalLM(RhapsodeConfig.from_preset(options.preset, **overrides))
     except Exception as error:  # ValueError, and the strict dataclass's own kinds for a value of the wrong type
         raise UserError(f"--preset {options.preset} with {overrides}: {error}") from error
+    set_attention(model, options.attn_implementation)
+    return model
+
+
+class Unborn:
+    """In the place of a tokenizer that is yet to be trained: as much of it as a new model asks for."""
+
+    pad_token_id, bos_token_id, eos_token_id = range(3)
+
+    def __init__(self, vocab_size: int):
+        self.vocab_size = vocab_size
+
+    def __len__(self) -> int:
+        return self.vocab_size
+
+
+def check_design(options: PretrainOptions, vocab_size: int) -> None:
+    """That there is such a design, before anything is done for it; no memory is taken.
+
+    Raises:
+        UserError: as of `new_model`.
+    """
+    with torch.device("meta"):
+        new_model(options, Unborn(vocab_size))
 
 
 def parse_overrides(items: list[str]) -> dict:
@@ -215,5 +263,8 @@ def parse_overrides(items: list[str]) -> dict:
         key, separator, value = item.partition("=")
         if not separator:
             raise UserError(f"--config_overrides {item!r} is not of the form name=value")
-        overrides[key] = yaml.safe_load(value)
+        try:
+            overrides[key] = yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError) as error:
+            raise UserError(f"--config_overrides {item!r}: the value is not YAML ({one_line(error, 200)})") from error
     return overrides

@@ -26,6 +26,7 @@ class Watch:
         self.stopwatch = Stopwatch(before)
         self.peak, self.peak_kind = total_peak_flops(accelerator, precision.products)
         self.losses: list[float] = []
+        self.bar = None
 
     def start(self, model, length: int, total_steps: int, progress, since: dict | None = None) -> None:
         """Before the first step; `since` is what a checkpoint has kept of the line that is not yet full."""
@@ -75,9 +76,14 @@ class Watch:
             self.metrics.write(**row)
         self.trackers.log(row)
 
+    def close(self) -> None:
+        """The progress bar: what is said next, of a run that failed too, gets a line of its own."""
+        if self.bar is not None:
+            self.bar.close()
+
     def finish(self) -> dict:
         """Close everything; the last sums of time and energy."""
-        self.bar.close()
+        self.close()
         row = self.stopwatch.row() | self.energy.stop()
         self.trackers.finish()
         return row

@@ -172,7 +172,7 @@ def test_weights_of_another_head_are_refused(make, tokenizer, tmp_path):
     config = json.loads((tmp_path / "saved" / "config.json").read_text())
     config["architectures"] = ["RhapsodeForSequenceClassification"]
     (tmp_path / "saved" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="lacks score"):
+    with pytest.raises(ValueError, match="lack score"):
         export(tmp_path / "saved", tmp_path / "out")
     (tmp_path / "saved" / "adapter_config.json").write_text("{}")
     with pytest.raises(ValueError, match="adapter"):

@@ -87,6 +87,16 @@ def randomise(model: torch.nn.Module) -> torch.nn.Module:
 
 
 @pytest.fixture
+def randomised(seed):
+    """A causal language model of a configuration, every parameter random."""
+
+    def make(config: RhapsodeConfig) -> RhapsodeForCausalLM:
+        return randomise(RhapsodeForCausalLM(config)).eval()
+
+    return make
+
+
+@pytest.fixture
 def ids(seed):
     """Random tokens (B, T) that are none of the special ones."""
 

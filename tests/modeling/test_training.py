@@ -1,10 +1,8 @@
-import pytest
 import torch
 
 CHECKPOINTED = 1e-6  # the same operations, run twice
+BY_HEART, STEPS = 0.05, 120  # nats a token, from about 6; three times the steps that the slowest design took
 ACCUMULATED = 1e-5  # float32 gradients summed over eight parts
-DERIVATIVE = 1e-5  # central differences in float64: the step squared (1e-8), and rounding over the step (1e-8)
-STEP = 3e-7  # along a direction of length about 300
 
 
 def gradients(model):
@@ -43,38 +41,30 @@ def test_accumulating_one_by_one_equals_the_batch(preset, build, ids, assert_nea
         assert_near(gradient, expected[key], ACCUMULATED)
 
 
-def test_gradients_are_the_derivatives(name, build, ids):
+def test_gradients_are_the_derivatives(name, build, ids, is_the_derivative):
     """Along a random direction through all parameters, in float64 (transformers' own loss is float32)."""
     smooth = {"vaswani-base": {"hidden_act": "gelu"}, "olmo2": {"clip_qkv": 99.0}}  # a kink has no derivative
     model, x = build(name, **smooth.get(name, {})).double(), ids(2, 10)
-    parameters = list(model.parameters())
 
     def loss():
         return torch.nn.functional.cross_entropy(model(x).logits[:, :-1].flatten(0, 1), x[:, 1:].flatten())
 
-    loss().backward()
-    directions = [torch.randn_like(p) for p in parameters]
-    slope = sum((p.grad * d).sum() for p, d in zip(parameters, directions, strict=True)).item()
-    losses = []
-    with torch.no_grad():
-        for sign in (1, -2):
-            for p, d in zip(parameters, directions, strict=True):
-                p += sign * STEP * d
-            losses.append(loss().item())
-    assert slope == pytest.approx((losses[0] - losses[1]) / (2 * STEP), rel=DERIVATIVE, abs=DERIVATIVE)
+    assert is_the_derivative(model, loss)
 
 
-def test_a_tiny_model_learns(preset, configure, seed):
+def test_one_batch_is_learned_by_heart(preset, configure, seed):
+    """Random tokens: nothing but memory helps. Without dropout, which hides that a model knows it all."""
     from rhapsode import RhapsodeForCausalLM
 
-    model = RhapsodeForCausalLM(configure(preset)).train()
+    off = {"attention_dropout": 0.0, "residual_dropout": 0.0, "embedding_dropout": 0.0}
+    model = RhapsodeForCausalLM(configure(preset, **off)).train()
     x = torch.randint(3, 512, (4, 16))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     losses = []
-    for _ in range(15):
+    while len(losses) < STEPS and (not losses or losses[-1] > BY_HEART):
         loss = model(x, labels=x).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-    assert losses[-1] < 0.5 * losses[0]
+    assert losses[0] > 5 and losses[-1] <= BY_HEART, losses

@@ -4,9 +4,8 @@ import pytest
 import torch
 from rhapsode import RhapsodeConfig, RhapsodeForCausalLM
 from rhapsode.recipes.training import attention
-from rhapsode.recipes.training.attention import LONGEST, NAME, set_attention
+from rhapsode.recipes.training.attention import LONGEST, NAME, best_attention, set_attention
 
-CPU = torch.device("cpu")
 SUM_TOLERANCE = 1e-10  # float64: the order of sums
 HALF_TOLERANCE = 1.5  # times the definition's own error in bfloat16: the same products, rounded at the same places
 DESIGNS = {
@@ -29,7 +28,7 @@ def build(design: str, dtype=torch.float64) -> RhapsodeForCausalLM:
 
 def results(model, kernel: str, batch: dict) -> list[torch.Tensor]:
     """Logits at every target, the loss, and the gradients."""
-    set_attention(model, kernel, CPU, 1)
+    set_attention(model, kernel)
     model.zero_grad()
     output = model(**batch, use_cache=False)
     output.loss.backward()
@@ -77,7 +76,7 @@ def test_generation_is_the_same(seed, design, cache):
     settings = {"max_new_tokens": 8, "do_sample": False, "cache_implementation": cache, "eos_token_id": None}
     texts = []
     for kernel in ("eager", NAME):
-        set_attention(model, kernel, CPU, 1)
+        set_attention(model, kernel)
         texts.append(model.generate(ids, attention_mask=torch.ones_like(ids), **settings).tolist())
     assert texts[0] == texts[1]
 
@@ -96,22 +95,19 @@ def test_bfloat16_is_near(seed):
 
 def test_what_is_chosen():
     model = build("grouped")
-    for name, device, length, dropout, expected in [
-        (None, "cpu", LONGEST, 0.0, NAME),
-        (None, "cpu", LONGEST + 1, 0.0, "sdpa"),
-        (None, "cpu", 8, 0.1, "sdpa"),
-        (None, "cuda", 8, 0.0, "sdpa"),
-        ("eager", "cpu", 8, 0.0, "eager"),
-        (NAME, "cuda", 4 * LONGEST, 0.0, NAME),
+    for device, length, dropout, expected in [
+        ("cpu", LONGEST, 0.0, NAME),
+        ("cpu", LONGEST + 1, 0.0, "sdpa"),
+        ("cpu", 8, 0.1, "sdpa"),
+        ("cuda", 8, 0.0, "sdpa"),
     ]:
         model.config.attention_dropout = dropout
-        set_attention(model, name, torch.device(device), length)
-        assert model.config._attn_implementation == expected, (name, device, length, dropout)
+        assert best_attention(model, torch.device(device), length) == expected, (device, length, dropout)
 
 
 def test_the_choice_is_not_saved(tmp_path):
     model = build("grouped", torch.float32)
-    set_attention(model, NAME, CPU, 8)
+    set_attention(model, NAME)
     model.save_pretrained(tmp_path)
     assert NAME not in (tmp_path / "config.json").read_text()
 

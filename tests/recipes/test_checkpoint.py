@@ -16,9 +16,9 @@ import pytest
 import torch
 from rhapsode.modeling import RhapsodeConfig, RhapsodeForCausalLM
 from rhapsode.recipes.options.pretrain import PretrainOptions
-from rhapsode.recipes.training import checkpoint
+from rhapsode.recipes.training import checkpoint, sealing
 from rhapsode.recipes.training.checkpoint import (
-    MANIFEST,
+    NotFiniteError,
     Retention,
     best_checkpoint,
     newest_checkpoint,
@@ -26,6 +26,7 @@ from rhapsode.recipes.training.checkpoint import (
 )
 from rhapsode.recipes.training.ema import WeightAverage
 from rhapsode.recipes.training.optimizers import build_optimizers, set_learning_rate
+from rhapsode.recipes.training.sealing import MANIFEST
 from rhapsode.recipes.training.state import collect, restore
 
 STATE = {"step": 3, "tokens": 2**40, "seconds": 0.1 + 0.2}
@@ -283,10 +284,13 @@ def test_leftovers_of_a_killed_write_are_ignored_and_removed(save):
     assert names(path.parent) == ["step-00000001", "step-00000003"]
 
 
-@pytest.mark.parametrize("failing", ["save_file", "_hash", "_sync"])
-def test_a_full_disk_leaves_earlier_checkpoints_alone(save, monkeypatch, failing):
+FAILING = {"save_file": checkpoint, "_hash": sealing, "_sync": sealing}
+
+
+@pytest.mark.parametrize(("failing", "where"), FAILING.items(), ids=FAILING)
+def test_a_full_disk_leaves_earlier_checkpoints_alone(save, monkeypatch, failing, where):
     path = save(1)
-    monkeypatch.setattr(checkpoint, failing, no_space)
+    monkeypatch.setattr(where, failing, no_space)
     with pytest.raises(OSError, match="No space left"):
         save(2, keep=1)
     monkeypatch.undo()
@@ -336,6 +340,17 @@ def test_a_moved_folder_loads(save, small, tmp_path):
         small[0].weight.zero_()
     assert load(newest_checkpoint(moved), *small) == {"step": 1, "metrics": {}}
     assert all(torch.equal(p, q) for p, q in zip(small[0].parameters(), expected, strict=True))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_push_out_nothing(save, small, value):
+    path = save(1, keep=1)
+    with torch.no_grad():
+        small[0].bias[1] = value
+    with pytest.raises(NotFiniteError, match="bias has a value that is not finite"):
+        save(2, keep=1)
+    assert names(path.parent) == [path.name]
+    assert newest_checkpoint(path.parent) == path
 
 
 def test_a_checkpoint_of_another_model_is_refused(save):

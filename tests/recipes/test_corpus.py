@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rhapsode.recipes.data import readers
 from rhapsode.recipes.data.corpus import VALIDATION_SHARE, _part, read_documents, split_of, stdlib_files
 
-from .tables import ALPHABET, KINDS, TABLES, complaint, random_texts, table_bytes, texts_of, write_texts
+from .tables import ALPHABET, KINDS, TABLES, complaint, pack, random_texts, table_bytes, texts_of, write_texts
 
 # The split
 
@@ -111,6 +112,21 @@ def test_directories_and_patterns_give_the_same_documents(seed, tmp_path):
     assert texts_of(root) == texts_of(root)
 
 
+@pytest.mark.parametrize("kind", ["txt", "jsonl"])
+def test_a_larger_share_validates_what_the_smaller_one_did_and_more(seed, tmp_path, kind):
+    texts = random_texts(400)
+    source = tmp_path / ("texts" if kind == "txt" else "t.jsonl")
+    if kind == "txt":
+        write_texts(source, texts)
+    else:
+        source.write_bytes(table_bytes(kind, texts))
+    few, many = (set(texts_of(source, split="validation", validation_share=share)) for share in (0.05, 0.3))
+    assert few < many
+    assert few == set(texts_of(source, split="validation"))
+    assert 0.2 < len(many) / len(texts) < 0.4
+    assert sorted(texts_of(source, split="train", validation_share=0.3)) == sorted(set(texts) - many)
+
+
 def test_blank_documents_are_passed_over(tmp_path):
     path = tmp_path / "t.jsonl"
     path.write_bytes(table_bytes("jsonl", ["", "a", " \n\t", "b"]))
@@ -129,12 +145,27 @@ def test_one_text_file_is_split_by_position_without_losing_a_character(seed, tmp
     assert train + validation == text
 
 
-@given(st.text(min_size=2), st.text(alphabet="a\n", min_size=2))
-def test_the_validation_part_has_about_its_share(any_text, lines):
+@pytest.mark.parametrize("packing", ["", "gz"])
+def test_of_a_long_text_the_end_of_the_whole_validates(seed, tmp_path, monkeypatch, packing):
+    """It is read as several documents, of which most are on one side as a whole."""
+    monkeypatch.setattr(readers, "LONGEST_TEXT", 1000)
+    text = "".join(f"line {i:04}\n" for i in range(2000))
+    path = tmp_path / f"book.txt{'.' * bool(packing)}{packing}"
+    path.write_bytes(pack(text.encode(), packing) if packing else text.encode())
+    share = random.uniform(0.1, 0.4)
+    train, validation = (texts_of(path, split=split, validation_share=share) for split in ("train", "validation"))
+    assert len(train) > 10
+    assert len(validation) > 1
+    assert "".join(train + validation) == text
+    assert 0 <= len("".join(validation)) - int(share * len(text)) < len("line 0000\n")
+
+
+@given(st.text(min_size=2), st.text(alphabet="a\n", min_size=2), st.sampled_from([VALIDATION_SHARE, 0.1, 0.4]))
+def test_the_validation_part_has_about_its_share(any_text, lines, share):
     for text in (any_text, lines):
-        train, validation = _part(text, "train"), _part(text, "validation")
+        train, validation = _part(text, "train", share), _part(text, "validation", share)
         assert train + validation == text
-        least = max(1, int(len(text) * VALIDATION_SHARE))
+        least = max(1, int(len(text) * share))
         assert least <= len(validation) <= 2 * least or not train
         assert train or len(text) <= 2 * least
 
@@ -226,6 +257,14 @@ def test_hub_datasets_are_streamed_and_split(seed, hub):
     assert calls == [("someone/corpus", "en", "train", True)] * 2
     assert set(train).isdisjoint(validation)
     assert sorted(train + validation) == sorted(texts) == sorted(texts_of("someone/corpus:en"))
+
+
+def test_a_share_of_the_rows_of_a_hub_dataset_validates(seed, hub):
+    texts = random_texts(400)
+    hub(train=[{"text": t} for t in texts])
+    train, validation = (texts_of("corpus", split=split, validation_share=0.3) for split in ("train", "validation"))
+    assert sorted(train + validation) == sorted(texts)
+    assert 0.2 < len(validation) / len(texts) < 0.4
 
 
 def test_a_hub_dataset_keeps_its_own_validation_split(seed, hub):

@@ -83,11 +83,11 @@ FLAGS = [
     ("seed", ["--seed", "1e6"], 10**6),
     ("seed", ["--seed", "1_000"], 1000),
     ("seed", ["--seed=12"], 12),
-    ("seed", ["--seed", str(2**63 - 1)], 2**63 - 1),  # a float in between would make another number of it
+    ("max_steps", ["--max_steps", str(2**63 - 1)], 2**63 - 1),  # a float in between would make another number of it
     ("learning_rate", ["--learning_rate", "3e-4"], 3e-4),
     ("learning_rate", ["--learning_rate", "1"], 1.0),
     ("max_steps", ["--max_steps", "None"], None),
-    ("max_seconds", ["--max_seconds", "inf"], float("inf")),
+    ("max_seconds", ["--max_seconds", "1e300"], 1e300),
     ("model", ["--model", "none"], None),
     ("model", ["--model", "-"], "-"),
     ("output_dir", ["--output_dir", "none"], "none"),
@@ -114,7 +114,7 @@ YAML = [
     ("learning_rate: 1", "learning_rate", 1.0),
     ("seed: 1e6", "seed", 10**6),
     ("seed: 5.0", "seed", 5),
-    (f"seed: {2**53 + 1}", "seed", 2**53 + 1),
+    (f"max_steps: {2**53 + 1}", "max_steps", 2**53 + 1),
     ("max_steps: null", "max_steps", None),
     ("max_steps: ~", "max_steps", None),
     ("max_steps: none", "max_steps", None),  # as on the command line and in --help
@@ -128,7 +128,7 @@ YAML = [
     ("dataset: []", "dataset", []),
     ("sizes: [1e3, 7]", "sizes", [1000, 7]),
     ("prompt: |\n  two\n  lines", "prompt", "two\nlines"),
-    ("max_seconds: .inf", "max_seconds", float("inf")),
+    ("max_seconds: 1e300", "max_seconds", 1e300),
 ]
 
 
@@ -172,7 +172,9 @@ def test_positional_options_come_in_any_place():
         (["--seed"], "argument --seed: expected one argument"),
         (["--dataset"], "argument --dataset: expected at least one argument"),
         (["--sizes", "1", "x"], "argument --sizes: invalid int value: 'x'"),
-        (["--seed", "-3"], "--seed -3 must not be negative"),
+        (["--seed", "-3"], "--seed -3 must be from 0 to 4294967295"),
+        (["--seed", "4294967296"], "--seed 4294967296 must be from 0 to 4294967295"),
+        (["--max_seconds", "nan"], "argument --max_seconds: 'nan' is not a finite number"),
     ],
 )
 def test_flags_that_do_not_fit(arguments, message):
@@ -208,7 +210,8 @@ def test_a_choice_that_there_is_not():
         ("dataset: {a: b}", "dataset={{'a': 'b'}} in {path} must be list of str"),
         ("optim: sgd", "optim='sgd' in {path}; use one of adamw, muon"),
         ("width: 3", "width=3 in {path}; use one of 2, 4"),
-        ("seed: -1", "--seed -1 must not be negative"),
+        ("seed: -1", "--seed -1 must be from 0 to 4294967295"),
+        ("max_seconds: .inf", "max_seconds=inf in {path} is not a finite number"),
         ("- a\n- b", "--config {path} holds list; it must be a mapping of options to values"),
         ("just text", "--config {path} holds str; it must be a mapping of options to values"),
     ],
@@ -293,9 +296,9 @@ plain = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
         output_dir=plain,
         model=st.none() | plain.filter(lambda text: text.lower() != "none"),
         max_steps=st.none() | st.integers(),
-        seed=st.integers(0, 2**70),
-        learning_rate=st.floats(allow_nan=False),
-        max_seconds=st.none() | st.floats(allow_nan=False),
+        seed=st.integers(0, 2**32 - 1),
+        learning_rate=st.floats(allow_nan=False, allow_infinity=False),
+        max_seconds=st.none() | st.floats(allow_nan=False, allow_infinity=False),
         stream=st.booleans(),
         bf16=st.none() | st.booleans(),
         optim=st.sampled_from(["adamw", "muon"]),

@@ -159,7 +159,7 @@ def test_streams_are_cut_up_as_if_they_were_one(lists, length):
 def test_the_loss_of_padded_rows_is_the_sum_over_the_pieces(seed, attention):
     config = RhapsodeConfig.from_preset("rhapsode-10m-tiny", vocab_size=50, initializer_range=0.3)
     model = RhapsodeForCausalLM(config).double().eval()
-    set_attention(model, attention, torch.device("cpu"), 1)
+    set_attention(model, attention)
     rng = np.random.default_rng(seed)
     lengths, length = rng.integers(2, 30, 12), 16
     stream = streams_of([lengths.tolist()])[0]

@@ -401,6 +401,8 @@ BAD = {
     "tracker": (["--report_to", "tensorbord"], "did you mean tensorboard?"),
     "strategy": (["--accelerate_config", "fsdp2"], "without --num_processes"),
     "average": (["--ema_decay", "1"], "must be from 0 up to"),
+    "share": (["--validation_share", "1"], "must be above 0 and below 1"),
+    "algorithm": (["--tokenizer_algorithm", "chars"], "invalid choice: 'chars'"),
     "batch warm-up": (["--batch_warmup_steps", "10"], "cannot be smaller than one forward pass"),
     "precision": (["--pure_bf16", "--no-bf16"], "leave one out"),
     "stream": (["--streaming", "--streaming"], "say --max_steps"),

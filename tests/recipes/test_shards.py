@@ -142,6 +142,11 @@ def test_what_makes_other_tokens_makes_another_directory(tmp_path, corpus, table
     other.add_tokens(["self."])
     shards_of(cache, tmp_path / "two", other)
     assert len(keys(cache)) == 4
+    half = Cache(str(cache), 1, show_progress=False, validation_share=0.5)
+    assert sum(len(s.starts) for s in half.shards(str(table), "train", "text", tokenizer)) < sum(
+        len(s.starts) for s in shards_of(cache, table, tokenizer)
+    )
+    assert len(keys(cache)) == 6
 
 
 def test_a_tokenizer_is_known_by_what_it_does(tokenizer, tokenizer_directory):

@@ -124,6 +124,16 @@ def test_whoever_resumes_reads_what_an_uninterrupted_reader_does(
         assert again.statistics == whole.statistics
 
 
+def test_the_share_that_validates_is_not_read(tmp_path, tokenizer):
+    (tmp_path / "book.txt").write_text("".join(f"line {i:03}\n" for i in range(1000)))
+    asked = options(str(tmp_path / "book.txt"), validation_share=0.4)
+    (held_out,) = open_validation(asked, tokenizer, Processes()).documents()
+    assert tokenizer.decode(held_out[:20], skip_special_tokens=True).startswith("line 600\nline 601\n")
+    rows = open_rows(asked, tokenizer, 2**14, Processes()).batch(0, 1)["input_ids"]
+    assert "line 400" in tokenizer.decode(rows[0])
+    assert "line 600" not in tokenizer.decode(rows[0])
+
+
 def test_a_mixture_resumes_in_every_source(small_windows, seed, tmp_path, tokenizer):
     for name in ("a", "b"):
         write_tables(tmp_path / name, [20, 10])

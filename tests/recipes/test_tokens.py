@@ -112,7 +112,7 @@ def test_the_loss_of_a_packed_row_is_the_sum_over_its_documents(seed, preset, at
     overrides = {"residual_dropout": 0.0, "embedding_dropout": 0.0, "attention_dropout": 0.0}
     config = RhapsodeConfig.from_preset(preset, vocab_size=50, initializer_range=0.3, **overrides)
     model = RhapsodeForCausalLM(config).double()
-    set_attention(model, attention, torch.device("cpu"), 1)
+    set_attention(model, attention)
     rng = np.random.default_rng(seed)
     lengths = rng.integers(2, 20, 8).tolist()
     stream = stream_of(lengths)

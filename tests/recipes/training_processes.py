@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -17,19 +18,29 @@ STRATEGIES = {
 }
 
 
-def train(arguments: list[str], environment: dict[str, str], log: str) -> None:
+def train(command: str, arguments: list[str], environment: dict[str, str], log: str, before: Callable | None) -> None:
     """What a process does; module level, as a new process has to find it."""
     from rhapsode.recipes.cli import run_command
 
     os.environ.update(environment)
+    if before:
+        before()
     with Path(log).open("a") as stream, contextlib.redirect_stderr(stream), contextlib.redirect_stdout(stream):
-        raise SystemExit(run_command("pretrain", arguments))
+        raise SystemExit(run_command(command, arguments))
 
 
 class Training:
-    """`rhapsode pretrain ARGUMENTS` in `count` processes, started at once."""
+    """`rhapsode COMMAND ARGUMENTS` in `count` processes, started at once; each calls `before`, which pickles, first."""
 
-    def __init__(self, arguments: list[str], log: Path, count: int = 1, strategy: str = "ddp"):
+    def __init__(
+        self,
+        arguments: list[str],
+        log: Path,
+        count: int = 1,
+        strategy: str = "ddp",
+        command: str = "pretrain",
+        before: Callable | None = None,
+    ):
         self.log = log
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -41,7 +52,7 @@ class Training:
         self.processes = []
         for rank in range(count):
             own = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if count > 1 else {}
-            process = CONTEXT.Process(target=train, args=(arguments, common | own, str(log)))
+            process = CONTEXT.Process(target=train, args=(command, arguments, common | own, str(log), before))
             process.start()
             self.processes.append(process)
 

@@ -1,0 +1,22 @@
+"""What is typed for each command where all is in order; a row changes one thing. The names are those of `bad.py`."""
+
+PRE = "pretrain --preset rhapsode-10m-tiny --tokenizer {t} --dataset {d} --max_steps 1 --max_length 32 --output_dir out"
+SFT = "sft --model {m} --dataset {chats} --max_steps 1 --output_dir out"
+DPO = "dpo --model {m} --dataset {pairs} --max_steps 1 --output_dir out"
+KTO = "kto --model {m} --dataset {pairs} --max_steps 1 --output_dir out"
+REWARD = "reward --model {m} --dataset {pairs} --max_steps 1 --output_dir out"
+PPO = "ppo --model {m} --reward_funcs judge --dataset {prompts} --max_completion_length 16 "
+PPO += "--per_device_train_batch_size 2 --max_steps 1 --output_dir out"
+GRPO = "grpo --model {m} --reward_funcs judge --dataset {prompts} --max_completion_length 16 "
+GRPO += "--max_steps 1 --output_dir out"
+RLOO = "rloo --model {m} --reward_funcs judge --dataset {prompts} --max_completion_length 16 "
+RLOO += "--max_steps 1 --output_dir out"
+DISTILL = (
+    "distill --model {m} --teacher {m} --dataset {chats} --max_steps 1 --max_completion_length 16 --output_dir out"
+)
+CLASSIFY = "classify --model {m} --dataset {labels} --max_steps 1 --output_dir out"
+ABSTAIN = "abstain --model {m} --dataset {prompts} --output_dir out"
+SCALING = "scaling --dataset {d} --tokenizer {t} --output_dir out"
+COMPARE = "compare --dataset {d} --tokenizer {t} --output_dir out"
+TOKENIZER = "tokenizer --dataset {d} --vocab_size 400 --output_dir out"
+EVALUATE = "evaluate --model {m} --dataset {d}"
