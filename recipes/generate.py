@@ -29,11 +29,11 @@ def run(options: GenerateOptions) -> None:
     streams = options.stream and options.num_return_sequences == 1 and not options.json
     ids = encode_prompt(tokenizer, options.prompt)
     settings = sampling(options, tokenizer) | {"max_new_tokens": room(model, ids, options)}
-    settings |= compiled_decoding(model) if options.torch_compile else {}
+    streamer = Streamer(tokenizer, True, skip_special_tokens=True) if streams else None
+    settings |= compiled_decoding(model, streamer) if options.torch_compile else {}
     if streams:
         print(options.prompt, end="", flush=True)
     start = time.perf_counter()
-    streamer = Streamer(tokenizer, True, skip_special_tokens=True) if streams else None
     written = write(model, tokenizer, _copies(ids, options), settings, seed=options.seed, streamer=streamer)
     seconds = time.perf_counter() - start
     texts = tokenizer.batch_decode(written, skip_special_tokens=True)

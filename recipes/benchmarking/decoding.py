@@ -20,6 +20,7 @@ from .turns import Turns, device
 from .work import Design
 
 LLAMA_CPP = "llama.cpp"
+GGML_TYPES = {"float32": 0, "bfloat16": 30}  # ggml.h; llama-cpp-python does not name the second
 PARTS = {  # what is reported of a unit: its unit, what is better, and the limit in words
     "first": ("s to the first token", LESS, "the products of the prompt at the peak of this number format"),
     "prefill": ("prompt tokens/s", "more", "the products of the prompt at the peak of this number format"),
@@ -46,12 +47,13 @@ def generate(turns: Turns, model: str, dtype: str, rows: str, prompt: int, new: 
     prompts = torch.from_numpy(np.load(rows)[:, :prompt]).to(device())
     for ids in (written.config, written.generation_config):
         ids.eos_token_id, ids.pad_token_id = None, 0  # nothing ends a text early
-    settings = {"max_new_tokens": new, "do_sample": False} | (compiled_decoding(written) if compiled else {})
+    settings = {"max_new_tokens": new, "do_sample": False}
 
     def unit(batch: int) -> dict:
         ids, stamps = prompts.repeat(-(-batch // len(prompts)), 1)[:batch], Stamps()
+        loop = compiled_decoding(written, stamps) if compiled else {}
         start = time.perf_counter()
-        out = written.generate(ids, attention_mask=torch.ones_like(ids), streamer=stamps, **settings)
+        out = written.generate(ids, attention_mask=torch.ones_like(ids), streamer=stamps, **settings, **loop)
         assert out.shape == (batch, prompt + new), f"{tuple(out.shape)} in place of {(batch, prompt + new)}"
         first, last = stamps.times[1], stamps.times[-1]  # the first stamp is that of the prompt
         return _parts(batch, prompt, new, first - start, last - first) | {"text": out[0, prompt:].tolist()}
@@ -66,7 +68,7 @@ def llama_cpp(turns: Turns, path: str, dtype: str, rows: str, prompt: int, new: 
     """llama.cpp by llama-cpp-python, one text at a time; the cache has the weights' number format."""
     import llama_cpp as library
 
-    kind = library.GGML_TYPE_F32 if dtype == "float32" else library.GGML_TYPE_BF16
+    kind = GGML_TYPES[dtype]
     threads = torch.get_num_threads()
     model = library.Llama(
         path,

@@ -31,8 +31,11 @@ ROUND_UP = 256  # positions: caches of these sizes, so that texts of like length
 FOLLOW_LENGTH = ("dynamic", "longrope")  # in transformers' `dynamic_rope_update`
 
 
-def compiled_decoding(model) -> dict:
+def compiled_decoding(model, streamer=None) -> dict:
     """What to give to `model.generate` for it: on a GPU transformers' own way, with CUDA graphs.
+
+    Args:
+        streamer: the one that `generate` is given too, which keeps it from a loop that is not its own.
 
     Raises:
         UserError: no compiler, or rotary angles that change with the length of the text.
@@ -41,7 +44,9 @@ def compiled_decoding(model) -> dict:
     kind = (getattr(model.config, "rope_parameters", None) or {}).get("rope_type")
     if kind in FOLLOW_LENGTH:
         raise UserError(f"--torch_compile: with rope_type={kind} every length is another computation; leave it out")
-    return {"custom_generate": decode} if model.device.type == "cpu" else {"cache_implementation": "static"}
+    if model.device.type != "cpu":
+        return {"cache_implementation": "static"}
+    return {"custom_generate": functools.partial(decode, streamer=streamer)}
 
 
 @torch.inference_mode()

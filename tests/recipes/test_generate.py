@@ -123,6 +123,13 @@ def test_damaged_weights_are_one_line(model_directory, capsys):
     assert error.startswith(f"rhapsode generate: --model {model_directory}: cannot be opened (")
 
 
+def test_the_compiled_step_streams_what_it_writes(model_directory, monkeypatch, capsys):
+    monkeypatch.setattr(compiled, "_compiled_step", lambda: compiled._step)
+    flags = ["--max_new_tokens", "12", "--seed", "3"]
+    plain, quick = (generate(capsys, model_directory, *flags, *extra) for extra in ([], ["--torch_compile"]))
+    assert quick == plain != "for i in"
+
+
 def test_the_compiled_step_writes_the_same(model_directory, tmp_path, monkeypatch, capsys):
     """Its loop; what the compiler makes of a step is looked at in test_compiled_decoding.py."""
     monkeypatch.setattr(compiled, "_compiled_step", lambda: compiled._step)
