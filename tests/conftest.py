@@ -17,7 +17,7 @@ hypothesis.settings.load_profile("no deadline")
 
 # Half a minute and more each. Files are handed to the workers in this order; one of these at the end would run alone.
 LONGEST = (
-    *("test_scaling.py", "test_demo.py", "test_processes.py", "test_pretrain.py", "test_saving.py", "test_chat.py"),
+    *("test_scaling.py", "test_demo.py", "test_processes.py", "test_pretrain.py", "test_pretrain_resume.py", "test_saving.py", "test_chat.py"),
     *(
         "test_faults.py",
         "test_faults_damage.py",

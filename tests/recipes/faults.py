@@ -12,10 +12,12 @@ import signal
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from rhapsode.recipes.cli import run_command
 from rhapsode.recipes.training.sealing import damage, numbered
 from safetensors.torch import load_file
 from small_chats import chats, prompts, save_model, write_splits
@@ -221,3 +223,17 @@ def said_in_one_line(status: int, said: str, command: str) -> str:
     refusals = [line for line in said.splitlines() if line.startswith(f"rhapsode {command}: ")]
     assert len(refusals) == 1, said[-2000:]
     return refusals[0]
+
+
+def finished_runs(sources: Sources, *flags: str) -> Callable[[str], tuple[Path, dict]]:
+    """A finished run of a command, made when it is first asked for, and its weights."""
+    made = {}
+
+    def find(command: str) -> tuple[Path, dict]:
+        if command not in made:
+            assert run_command(command, sources.arguments(command, f"{command}-whole", *flags)) == 0
+            directory = sources.root / f"{command}-whole"
+            made[command] = directory, learned(sources, command, directory)
+        return made[command]
+
+    return find

@@ -14,24 +14,8 @@ from rhapsode.recipes.chatting.streaming import AnswerStreamer, printable
 from rhapsode.recipes.options.base import UserError
 from rhapsode.tokenization import encode_conversation
 from rhapsode.tokenization.special_tokens import TOOL_CALL
-from scripted_chat import Script, save_model, session, write_documents
+from scripted_chat import Script, session
 from transformers import AutoTokenizer
-
-
-@pytest.fixture(scope="module")
-def model_directory(tokenizer_directory, tmp_path_factory):
-    return save_model(tmp_path_factory.mktemp("model"), tokenizer_directory)
-
-
-@pytest.fixture(scope="module")
-def opened(model_directory):
-    return RhapsodeForCausalLM.from_pretrained(model_directory), AutoTokenizer.from_pretrained(model_directory)
-
-
-@pytest.fixture
-def documents(tmp_path):
-    return write_documents(tmp_path / "documents")
-
 
 # What the model sees
 
@@ -214,7 +198,7 @@ def test_a_stream_shows_text_and_no_calls(opened):
 
 
 @pytest.mark.slow
-def test_a_model_that_has_learned_it_calls_and_answers(model_directory, tmp_path):
+def test_a_model_that_has_learned_it_calls_and_answers(chat_directory, tmp_path):
     """`rhapsode sft` on eight sums, until it knows them by heart; then the chat runs the calls that it writes."""
     from rhapsode.recipes import sft
     from rhapsode.recipes.options.sft import SftOptions
@@ -226,7 +210,7 @@ def test_a_model_that_has_learned_it_calls_and_answers(model_directory, tmp_path
     asked = {"eval_prompts": 8, "max_new_tokens": 60, "eval_steps": 1000, "bf16": False}
     out = tmp_path / "out"
     data = write_splits(tmp_path / "rows", rows)
-    sft.run(SftOptions(model=model_directory, dataset=data, output_dir=str(out), **how, **asked))
+    sft.run(SftOptions(model=chat_directory, dataset=data, output_dir=str(out), **how, **asked))
     results = json.loads((out / "results.json").read_text())
     assert results["call_match"] == results["right_answers"] == results["right_tools"] == 1
     opened = RhapsodeForCausalLM.from_pretrained(out).eval(), AutoTokenizer.from_pretrained(out)

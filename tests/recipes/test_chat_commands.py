@@ -18,24 +18,8 @@ from rhapsode.recipes.chatting.commands import Exit, Question, answered, run_com
 from rhapsode.recipes.cli import main
 from rhapsode.recipes.options.base import UserError
 from rhapsode.tokenization.special_tokens import ASSISTANT, TOOL_CALL
-from scripted_chat import LENGTH, Script, save_model, session, write_documents
+from scripted_chat import LENGTH, Script, session
 from transformers import AutoTokenizer
-
-
-@pytest.fixture(scope="module")
-def model_directory(tokenizer_directory, tmp_path_factory):
-    return save_model(tmp_path_factory.mktemp("model"), tokenizer_directory)
-
-
-@pytest.fixture(scope="module")
-def opened(model_directory):
-    return RhapsodeForCausalLM.from_pretrained(model_directory), AutoTokenizer.from_pretrained(model_directory)
-
-
-@pytest.fixture
-def documents(tmp_path):
-    return write_documents(tmp_path / "documents")
-
 
 # What is typed
 
@@ -142,11 +126,11 @@ def lines_of(*arguments: str, given: str = "") -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-def test_lines_of_standard_input_are_one_conversation(model_directory, documents):
+def test_lines_of_standard_input_are_one_conversation(chat_directory, documents):
     """In a process of its own; the second question after /reset gets the same answer as the first."""
     flags = (
         "--model",
-        model_directory,
+        chat_directory,
         "--temperature",
         "0",
         "--max_new_tokens",
@@ -171,8 +155,8 @@ def run(monkeypatch, *arguments: str, given: str = "") -> int:
     return main(["chat", *arguments])
 
 
-def test_a_question_and_its_answer(model_directory, documents, monkeypatch, capsys):
-    flags = ("--model", model_directory, "--seed", "3", "--temperature", "2", "--max_new_tokens", "9")
+def test_a_question_and_its_answer(chat_directory, documents, monkeypatch, capsys):
+    flags = ("--model", chat_directory, "--seed", "3", "--temperature", "2", "--max_new_tokens", "9")
     answers = []
     for extra in ((), (), ("--json",), ("--seed", "4")):
         assert run(monkeypatch, "Who?", *flags, *extra) == 0
@@ -186,11 +170,11 @@ def test_a_question_and_its_answer(model_directory, documents, monkeypatch, caps
 
 
 @pytest.fixture
-def plain_directory(model_directory, tmp_path):
+def plain_directory(chat_directory, tmp_path):
     """The same model with a tokenizer that knows no chats."""
-    tokenizer = AutoTokenizer.from_pretrained(model_directory)
+    tokenizer = AutoTokenizer.from_pretrained(chat_directory)
     tokenizer.chat_template = None
-    RhapsodeForCausalLM.from_pretrained(model_directory).save_pretrained(tmp_path / "plain")
+    RhapsodeForCausalLM.from_pretrained(chat_directory).save_pretrained(tmp_path / "plain")
     tokenizer.save_pretrained(tmp_path / "plain")
     return str(tmp_path / "plain")
 
@@ -231,17 +215,17 @@ def test_a_model_that_was_not_made_for_it(plain_directory, monkeypatch, capsys):
         ),
     ],
 )
-def test_bad_input(model_directory, monkeypatch, capsys, flags, expected):
-    flags = [model_directory if flag == "MODEL" else flag for flag in flags]
+def test_bad_input(chat_directory, monkeypatch, capsys, flags, expected):
+    flags = [chat_directory if flag == "MODEL" else flag for flag in flags]
     assert run(monkeypatch, "x", *flags) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("rhapsode chat: ") and expected in error
 
 
-def test_the_terminal(model_directory, monkeypatch):
+def test_the_terminal(chat_directory, monkeypatch):
     """On a pseudo-terminal: a prompt, an answer that streams, commands, and an end by Ctrl-D."""
     leader, follower = pty.openpty()
-    command = [sys.executable, "-m", "rhapsode.recipes.chat", "--model", model_directory, "--max_new_tokens", "4"]
+    command = [sys.executable, "-m", "rhapsode.recipes.chat", "--model", chat_directory, "--max_new_tokens", "4"]
     process = subprocess.Popen(command, stdin=follower, stdout=follower, stderr=subprocess.DEVNULL, close_fds=True)
     os.close(follower)
     seen = bytearray()

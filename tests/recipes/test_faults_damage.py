@@ -18,7 +18,7 @@ from faults import (
     Sources,
     checkpoints,
     differing,
-    learned,
+    finished_runs,
     newest_is_whole,
     resume,
     said_in_one_line,
@@ -44,17 +44,7 @@ def sources(tmp_path_factory, corpus, tokenizer_directory) -> Sources:
 
 @pytest.fixture(scope="module")
 def whole(sources):
-    """A finished run of each command, made when it is first asked for, and its weights."""
-    made = {}
-
-    def find(command: str) -> tuple[Path, dict]:
-        if command not in made:
-            assert run_command(command, sources.arguments(command, f"{command}-whole", *SHORT)) == 0
-            directory = sources.root / f"{command}-whole"
-            made[command] = directory, learned(sources, command, directory)
-        return made[command]
-
-    return find
+    return finished_runs(sources, *SHORT)
 
 
 @pytest.fixture

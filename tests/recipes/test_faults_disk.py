@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from faults import Sources, checkpoints, differing, learned, newest_is_whole, resume, said_in_one_line
+from faults import Sources, checkpoints, differing, finished_runs, newest_is_whole, resume, said_in_one_line
 from rhapsode.recipes.cli import run_command
 
 COMMANDS = ("pretrain", "sft", "ppo")
@@ -30,16 +30,7 @@ def sources(tmp_path_factory, corpus, tokenizer_directory) -> Sources:
 
 @pytest.fixture(scope="module")
 def whole(sources):
-    made = {}
-
-    def find(command: str) -> tuple[Path, dict]:
-        if command not in made:
-            assert run_command(command, sources.arguments(command, f"{command}-whole", *SHORT)) == 0
-            directory = sources.root / f"{command}-whole"
-            made[command] = directory, learned(sources, command, directory)
-        return made[command]
-
-    return find
+    return finished_runs(sources, *SHORT)
 
 
 class Disk:

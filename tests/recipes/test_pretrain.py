@@ -2,7 +2,6 @@
 
 import json
 import math
-import signal
 
 import pytest
 import torch
@@ -10,7 +9,6 @@ from rhapsode.recipes import pretrain
 from rhapsode.recipes.cli import run_command
 from rhapsode.recipes.data.tokens import IGNORED
 from rhapsode.recipes.options.base import UserError
-from rhapsode.recipes.options.pretrain import PretrainOptions
 from rhapsode.recipes.reporting.metrics_file import read_metrics
 from rhapsode.recipes.training.checkpoint import read_part
 from rhapsode.recipes.training.state import collect
@@ -20,43 +18,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 # Sums of the same float32 terms in another order; a wrong count of targets changes the update by about a tenth.
 ACCUMULATION_TOLERANCE = 1e-4
 SHIFT = 1e-3
-
-
-@pytest.fixture
-def options(corpus, tokenizer_directory, tmp_path):
-    """Options of a run of a few seconds, with changes."""
-
-    def make(**changes) -> PretrainOptions:
-        return PretrainOptions(
-            **{
-                "preset": "rhapsode-10m-tiny",
-                "dataset": [str(corpus)],
-                "tokenizer": str(tokenizer_directory),
-                "output_dir": str(tmp_path / "run"),
-                "max_length": 64,
-                "max_steps": 12,
-                "per_device_train_batch_size": 4,
-                "save_steps": 4,
-                "eval_steps": 6,
-                "logging_steps": 1,
-                "max_eval_tokens": 500,
-                "sample_tokens": 8,
-                "bf16": False,
-                "data_cache": str(tmp_path / "shards"),
-                **changes,
-            }
-        )
-
-    return make
-
-
-def weights(directory):
-    return load_file(directory / "model.safetensors")
-
-
-def assert_equal_weights(one, other):
-    assert one.keys() == other.keys()
-    assert [name for name in one if not torch.equal(one[name], other[name])] == []
 
 
 def test_run_directory(options, tmp_path, corpus, capsys):
@@ -85,38 +46,6 @@ def test_run_directory(options, tmp_path, corpus, capsys):
     assert json.loads(capsys.readouterr().out)["bits_per_byte"] == pytest.approx(
         results["eval_bits_per_byte"], rel=1e-5
     )
-
-
-@pytest.mark.parametrize("optim", ["adamw", "muon"])
-def test_resume_is_exact(options, corpus, tmp_path, monkeypatch, optim):
-    """A run that dies after step 10, in its second epoch and with dropout, ends bit for bit where it would have."""
-    changes = {
-        "optim": optim,
-        "config_overrides": ["residual_dropout=0.1"],
-        "dataset": [str(corpus / "bisect.py")],
-        "per_device_train_batch_size": 8,
-        "seed": 3,
-    }
-    pretrain.run(options(**changes, output_dir=str(tmp_path / "whole")))
-    assert read_metrics(tmp_path / "whole" / "metrics.jsonl")[-1]["epoch"] > 1
-
-    step = pretrain.train_step
-
-    def dies(current, *rest):
-        if current.progress.step == 10:
-            raise RuntimeError("the machine went away")
-        return step(current, *rest)
-
-    monkeypatch.setattr(pretrain, "train_step", dies)
-    with pytest.raises(RuntimeError, match="went away"):
-        pretrain.run(options(**changes))
-    monkeypatch.undo()
-    pretrain.run(options(**changes, resume=True))
-    assert_equal_weights(weights(tmp_path / "whole"), weights(tmp_path / "run"))
-    losses = [
-        [r["loss"] for r in read_metrics(tmp_path / d / "metrics.jsonl") if "loss" in r] for d in ("whole", "run")
-    ]
-    assert losses[0] == losses[1]
 
 
 def test_accumulation_equals_the_large_batch(options, tmp_path, seed):
@@ -153,27 +82,6 @@ def test_loss_is_per_target_token(options, seed):
         nats, targets = nats - chosen[counted].sum().item(), targets + counted.sum().item()
     loss, _ = pretrain.train_step(current)
     assert loss == pytest.approx(nats / targets, rel=1e-5)
-
-
-def test_signal_saves_and_resumes(options, tmp_path, monkeypatch, capsys):
-    """Ctrl-C in step 6 ends the run after that step, with a checkpoint and one line."""
-    pretrain.run(options(output_dir=str(tmp_path / "whole")))
-    step = pretrain.train_step
-
-    def interrupted(current, *rest):
-        if current.progress.step == 5:
-            signal.raise_signal(signal.SIGINT)
-        return step(current, *rest)
-
-    monkeypatch.setattr(pretrain, "train_step", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        pretrain.run(options())
-    assert "saved step 6 of 12" in capsys.readouterr().err
-    assert (tmp_path / "run" / "checkpoints" / "step-00000006").is_dir()
-    monkeypatch.undo()
-    (tmp_path / "run").rename(tmp_path / "moved")  # a run that was moved goes on
-    pretrain.run(options(resume=True, output_dir=str(tmp_path / "moved")))
-    assert_equal_weights(weights(tmp_path / "whole"), weights(tmp_path / "moved"))
 
 
 def test_max_seconds_ends_with_a_decayed_rate(options, tmp_path):
@@ -295,49 +203,6 @@ def test_the_batch_grows(options, tmp_path):
     ]
     steps = [(b - a) // (2 * 64) for a, b in zip([0, *tokens], tokens, strict=False)]
     assert steps == [1, 1, 2, 2, 3, 3, 4, 4, 4, 4, 4, 4]
-
-
-def test_another_division_of_the_batch_resumes_and_another_batch_does_not(options, tmp_path):
-    """4 x 2 accumulated rows go on as 8 x 1; 4 x 1 are other steps."""
-    pretrain.run(options(gradient_accumulation_steps=2, max_steps=8, output_dir=str(tmp_path / "whole")))
-    first = options(gradient_accumulation_steps=2, max_steps=8)
-    stop_after(4, first)
-    with pytest.raises(UserError, match=r"resume with 4 sequences a step .* has 8"):
-        pretrain.run(options(max_steps=8, resume=True))
-    pretrain.run(options(per_device_train_batch_size=8, max_steps=8, resume=True))
-    runs = [
-        [r["loss"] for r in read_metrics(tmp_path / name / "metrics.jsonl") if "loss" in r] for name in ("whole", "run")
-    ]
-    assert runs[1] == pytest.approx(runs[0], rel=1e-4)
-
-
-def stop_after(step: int, options) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        original = pretrain.train_step
-
-        def interrupted(current, *rest):
-            if current.progress.step == step - 1:
-                signal.raise_signal(signal.SIGTERM)
-            return original(current, *rest)
-
-        patch.setattr(pretrain, "train_step", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            pretrain.run(options)
-
-
-def test_a_stream_resumes_exactly(options, tmp_path):
-    """Stopped between two checkpoints and two lines of the log."""
-    changes = {"streaming": True, "logging_steps": 3, "save_steps": 100, "config_overrides": ["residual_dropout=0.1"]}
-    pretrain.run(options(**changes, output_dir=str(tmp_path / "whole")))
-    stop_after(5, options(**changes))
-    pretrain.run(options(**changes, resume=True))
-    assert_equal_weights(weights(tmp_path / "whole"), weights(tmp_path / "run"))
-    lines = [
-        [(r["step"], r["loss"]) for r in read_metrics(tmp_path / d / "metrics.jsonl") if "loss" in r]
-        for d in ("whole", "run")
-    ]
-    assert lines[0] == lines[1]
-    assert [step for step, _ in lines[0]] == [3, 6, 9, 12]
 
 
 def test_an_ngram_model_is_fitted_by_the_same_command(options, tmp_path, corpus, capsys):
