@@ -5,6 +5,7 @@ bandwidth of memory, nor than its products take; the slower of the two is the li
 """
 
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -68,6 +69,8 @@ def llama_cpp(turns: Turns, path: str, dtype: str, rows: str, prompt: int, new: 
     """llama.cpp by llama-cpp-python, one text at a time; the cache has the weights' number format."""
     import llama_cpp as library
 
+    if not Path(path).exists():
+        raise ValueError("no GGUF file of this model: llama.cpp does not have it, or the package gguf is missing")
     kind = GGML_TYPES[dtype]
     threads = torch.get_num_threads()
     model = library.Llama(

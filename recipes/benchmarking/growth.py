@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from ...hub.families import family_named
 from ...hub.family import to_family
 from ...modeling import RhapsodeConfig, RhapsodeForCausalLM
-from ..training.attention import set_attention
+from ..training.attention import best_attention, set_attention
 from ..training.hardware import supports_bf16
 from ..training.loss import NextTokenLoss
 from ..training.metrics import flops_per_token
@@ -49,7 +49,7 @@ def build(config: RhapsodeConfig, family: str | None, ids: torch.Tensor):
     """(a forward and a backward pass on `ids`, FLOPs a token, bytes of the gradients) of our model, or the family's."""
     if family is None:
         model = RhapsodeForCausalLM(config).to(device())
-        set_attention(model, None, device(), ids.shape[1])
+        set_attention(model, best_attention(model, device(), ids.shape[1]))
         loss, count = NextTokenLoss(model), torch.tensor(ids[:, 1:].numel(), device=device())
     else:
         model = AutoModelForCausalLM.from_config(to_family(family_named(family), config)).to(device())

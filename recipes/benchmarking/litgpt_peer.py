@@ -3,12 +3,7 @@
 import json
 from pathlib import Path
 
-import lightning
 import torch
-from litgpt.config import Config
-from litgpt.model import GPT
-from litgpt.scripts.convert_hf_checkpoint import copy_weights_hf_llama
-from litgpt.utils import chunked_cross_entropy
 from safetensors.torch import load_file
 
 from ..training.hardware import supports_bf16
@@ -16,12 +11,14 @@ from .training import BETA2, LEARNING_RATE, MAX_GRAD_NORM, WARM_UPS, FixedRows
 from .turns import Turns, device
 
 
-def config_of(directory: Path) -> Config:
-    """litgpt's configuration of a Llama checkpoint.
+def config_of(directory: Path):
+    """litgpt's Config of a Llama checkpoint.
 
     Raises:
         ValueError: another family, or scaled rotary positions.
     """
+    from litgpt.config import Config
+
     fields = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     rope = fields.get("rope_parameters") or {}
     if fields["model_type"] != "llama" or rope.get("rope_type", "default") != "default":
@@ -47,8 +44,11 @@ def config_of(directory: Path) -> Config:
     )
 
 
-def model_of(directory: Path) -> GPT:
-    """litgpt's own conversion does the naming; the head is the embedding where it is so in the checkpoint."""
+def model_of(directory: Path):
+    """litgpt's GPT. Its own conversion does the naming; the head is the embedding where it is so in the checkpoint."""
+    from litgpt.model import GPT
+    from litgpt.scripts.convert_hf_checkpoint import copy_weights_hf_llama
+
     config = config_of(directory)
     weights = {}
     for file in sorted(directory.glob("*.safetensors")):
@@ -67,6 +67,9 @@ def model_of(directory: Path) -> GPT:
 
 def train(turns: Turns, model: str, rows: str, batch: int, length: int, seed: int, compiled: bool) -> None:
     """A unit is a step of `litgpt pretrain`: bfloat16 autocast where the hardware has it, and compiled."""
+    import lightning
+    from litgpt.utils import chunked_cross_entropy
+
     precision = "bf16-mixed" if supports_bf16(device()) else "32-true"
     fabric = lightning.Fabric(devices=1, accelerator="auto", precision=precision)
     fabric.seed_everything(seed)

@@ -10,7 +10,7 @@ import torch
 from .. import pretrain
 from ..options.pretrain import PretrainOptions
 from ..training import setup
-from ..training.attention import set_attention
+from ..training.attention import best_attention, set_attention
 from ..training.guard import Guard
 from ..training.hardware import supports_bf16
 from ..training.schedule import BatchSchedule
@@ -46,7 +46,7 @@ def loop_of(options: PretrainOptions, rows, tokenizer: str) -> pretrain.Run:
     """What `rhapsode pretrain` has before its first step, without a run directory."""
     precision, parallel = setup.start_processes(options)
     model = setup.open_model(options, setup.load_tokenizer(tokenizer)).to(precision.weights)
-    set_attention(model, options.attn_implementation, parallel.accelerator.device, options.max_length)
+    set_attention(model, best_attention(model, parallel.accelerator.device, options.max_length))
     model = parallel.place(model).train()
     loss, optimizers = setup.trainable(options, model, precision, parallel)
     return pretrain.Run(

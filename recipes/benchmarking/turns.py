@@ -92,5 +92,7 @@ def perform(connection: Connection, target: str, is_tuned: bool, log: str, argum
         except BaseException as error:
             traceback.print_exc()
             sys.stderr.flush()
-            connection.send(("failed", f"{type(error).__name__}: {one_line(error, 200)}"))
+            is_missing = isinstance(error, ModuleNotFoundError)
+            reason = f"not installed: {error.name}" if is_missing else f"{type(error).__name__}: {one_line(error, 200)}"
+            connection.send(("failed", reason))
             os._exit(1)

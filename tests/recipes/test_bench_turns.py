@@ -55,7 +55,7 @@ def test_whoever_fails_is_left_out_with_the_reason_and_the_others_go_on(tmp_path
     everyone = [missing, contender("A", tmp_path / "diary"), *contenders]
     entrants = [Entrant(each.name, each.name) for each in everyone]
     with Stage(everyone, tmp_path / "logs", time.monotonic() + LONG) as stage:
-        assert stage.faults["missing (1)"].startswith("ModuleNotFoundError: No module named 'no_such_module'; see ")
+        assert stage.faults["missing (1)"].startswith("not installed: no_such_module; see ")
         first = stage.take_turns(entrants, 1, time.monotonic() + LONG)
         stage.turn(entrants[2]), stage.turn(entrants[3]), stage.turn(entrants[4])
         stage.until = time.monotonic()
