@@ -17,21 +17,14 @@ hypothesis.settings.load_profile("no deadline")
 
 # Half a minute and more each. Files are handed to the workers in this order; one of these at the end would run alone.
 LONGEST = (
-    *("test_scaling.py", "test_demo.py", "test_processes.py", "test_pretrain.py", "test_pretrain_resume.py", "test_saving.py", "test_chat.py"),
-    *(
-        "test_faults.py",
-        "test_faults_damage.py",
-        "test_ppo_trainer.py",
-        "test_ppo_processes.py",
-        "test_ppo.py",
-        "test_inspect.py",
-        "test_inspect_page.py",
-    ),
+    *("test_scaling", "test_demo", "test_processes", "test_bench", "test_pretrain", "test_pretrain_resume"),
+    *("test_saving", "test_chat", "test_faults", "test_faults_damage", "test_bad_input", "test_attention"),
+    *("test_ppo_trainer", "test_ppo_processes", "test_ppo", "test_inspect", "test_inspect_page"),
 )
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: item.path.name not in LONGEST)  # stable: nothing else changes places
+    items.sort(key=lambda item: item.path.stem not in LONGEST)  # stable: nothing else changes places
 
 
 WITHOUT_RHAPSODE = """
