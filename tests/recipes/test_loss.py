@@ -214,12 +214,12 @@ def test_its_gradient_in_closed_form(seed, z_loss, scale):
     expected = F.cross_entropy(logits, labels, reduction="sum")
     (expected + z_loss * logits.logsumexp(-1).square().sum()).backward()
     loss, gradient = cross_entropy(logits.detach(), labels, z_loss)
-    tolerance = EXACT if scale == 1.0 else TOLERANCE
+    tolerance = EXACT if scale == 1.0 else TOLERANCE * scale  # an exponent is as inexact as it is large
     torch.testing.assert_close(loss, expected.detach(), rtol=tolerance, atol=0)
     torch.testing.assert_close(gradient, logits.grad, rtol=tolerance, atol=tolerance)
 
 
 def test_the_vocabulary_says_how_many_tokens_are_taken_at_once():
     assert chunk_size(8192) == 1024
-    assert chunk_size(128_000) * 128_000 < 2**25 + 1
+    assert chunk_size(128_000) * 128_000 < 2**24 + 1
     assert chunk_size(10**7) == chunk_size(10**6)
