@@ -95,7 +95,7 @@ def test_every_command_in_prose_has_options_that_exist(line):
 
 def test_a_flag_that_there_is_not_would_be_found():
     with pytest.raises(UserError, match="unknown argument --max_step;"):
-        parse(options_of("pretrain"), words("rhapsode pretrain --max_step 20"), "rhapsode pretrain", "")
+        parse(options_of("pretrain"), ["--max_step", "20"], "rhapsode pretrain", "")
 
 
 def test_every_command_is_mentioned():
