@@ -1,9 +1,12 @@
-# `make demo` and `make test` are all there is to set up: each makes .venv and installs what it needs, if it is missing.
+# `make install`, `make demo` and `make test` are all there is to set up: each makes .venv and installs what it needs, if
+# it is missing.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint clean
+.PHONY: install demo test test-all lint clean
+
+install: .venv/installed
 
 demo: .venv/installed
 	$(BIN)/rhapsode demo

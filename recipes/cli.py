@@ -1,6 +1,6 @@
 """`rhapsode COMMAND ...`: finds the command, reads its options, runs its recipe, and turns errors into one line.
 
-A command is a row of `COMMANDS`: what it does and the dataclass of its options, which lies in `options/COMMAND.py`. The
+A command is a row of `GROUPS`: what it does and the dataclass of its options, which lies in `options/COMMAND.py`. The
 module `COMMAND.py` has the `run(options)` that does it. Only the modules of the command that is run get imported.
 """
 
@@ -19,38 +19,51 @@ class Command(NamedTuple):
     options: str
 
 
-COMMANDS = {
-    "tokenizer": Command("train a tokenizer", "TokenizerOptions"),
-    "pretrain": Command("train a language model from raw text", "PretrainOptions"),
-    "sft": Command("teach a base model to answer", "SftOptions"),
-    "reward": Command("train a reward model on pairs of answers", "RewardOptions"),
-    "dpo": Command("prefer the better of two answers, without a reward model", "DpoOptions"),
-    "kto": Command("learn from single answers marked good or bad", "KtoOptions"),
-    "ppo": Command("learn from a reward model, with a penalty for going far", "PpoOptions"),
-    "grpo": Command("learn from rewards, by comparing answers to the same prompt", "GrpoOptions"),
-    "rloo": Command("the same, against the mean of the other answers", "RlooOptions"),
-    "distill": Command("a larger teacher into a smaller student", "DistillOptions"),
-    "abstain": Command("find out what a model does not know, and teach it to say so", "AbstainOptions"),
-    "classify": Command("train a classifier of texts", "ClassifyOptions"),
-    "scaling": Command("fit scaling laws on a ladder of sizes, and predict a larger model", "ScalingOptions"),
-    "compare": Command("architectures side by side, at equal data and at equal time", "CompareOptions"),
-    "evaluate": Command("bits per byte of text, tasks, memorisation, each with its interval", "EvaluateOptions"),
-    "generate": Command("continue a text", "GenerateOptions"),
-    "chat": Command("talk with a model that answers, with tools and documents", "ChatOptions"),
-    "inspect": Command("a page about what a model makes of a text, or the drawing of a design", "InspectOptions"),
-    "serve": Command("an HTTP server in OpenAI's protocol", "ServeOptions"),
-    "quantize": Command("int8 or int4 weights, and what they cost in bits per byte", "QuantizeOptions"),
-    "convert": Command("open another family's checkpoint, or write one, or a GGUF file", "ConvertOptions"),
-    "export": Command("write a self-contained Hub repository", "ExportOptions"),
-    "push": Command("publish a model on the Hub", "PushOptions"),
-    "verify": Command("whether the code that a model brings is Rhapsode's, before it runs", "VerifyOptions"),
-    "report": Command("report.md and curves of runs, finished or not, or a comparison", "ReportOptions"),
-    "bench": Command(
-        "speed and memory beside other trainers and runtimes, against the machine's limits", "BenchOptions"
-    ),
-    "presets": Command("print the named designs and what they cost", "PresetsOptions"),
-    "demo": Command("all of it on the standard library, offline", "DemoOptions"),
+GROUPS = {
+    "see what there is": {
+        "demo": Command("all of it on the standard library, offline", "DemoOptions"),
+        "presets": Command("print the named designs and what they cost", "PresetsOptions"),
+    },
+    "train": {
+        "tokenizer": Command("train a tokenizer", "TokenizerOptions"),
+        "pretrain": Command("train a language model from raw text", "PretrainOptions"),
+        "scaling": Command("fit scaling laws on a ladder of sizes, and predict a larger model", "ScalingOptions"),
+        "compare": Command("architectures side by side, at equal data and at equal time", "CompareOptions"),
+    },
+    "align and specialise": {
+        "sft": Command("teach a base model to answer", "SftOptions"),
+        "reward": Command("train a reward model on pairs of answers", "RewardOptions"),
+        "dpo": Command("prefer the better of two answers, without a reward model", "DpoOptions"),
+        "kto": Command("learn from single answers marked good or bad", "KtoOptions"),
+        "ppo": Command("learn from a reward model, with a penalty for going far", "PpoOptions"),
+        "grpo": Command("learn from rewards, by comparing answers to the same prompt", "GrpoOptions"),
+        "rloo": Command("the same, against the mean of the other answers", "RlooOptions"),
+        "distill": Command("a larger teacher into a smaller student", "DistillOptions"),
+        "abstain": Command("find out what a model does not know, and teach it to say so", "AbstainOptions"),
+        "classify": Command("train a classifier of texts", "ClassifyOptions"),
+    },
+    "measure": {
+        "evaluate": Command("bits per byte of text, tasks, memorisation, each with its interval", "EvaluateOptions"),
+        "inspect": Command("a page about what a model makes of a text, or the drawing of a design", "InspectOptions"),
+        "report": Command("report.md and curves of runs, finished or not, or a comparison", "ReportOptions"),
+        "bench": Command(
+            "speed and memory beside other trainers and runtimes, and the machine's limits", "BenchOptions"
+        ),
+    },
+    "use": {
+        "generate": Command("continue a text", "GenerateOptions"),
+        "chat": Command("talk with a model that answers, with tools and documents", "ChatOptions"),
+        "serve": Command("an HTTP server in OpenAI's protocol", "ServeOptions"),
+    },
+    "convert and publish": {
+        "convert": Command("open another family's checkpoint, or write one, or a GGUF file", "ConvertOptions"),
+        "quantize": Command("int8 or int4 weights, and what they cost in bits per byte", "QuantizeOptions"),
+        "export": Command("write a self-contained Hub repository", "ExportOptions"),
+        "push": Command("publish a model on the Hub", "PushOptions"),
+        "verify": Command("whether the code that a model brings is Rhapsode's, before it runs", "VerifyOptions"),
+    },
 }
+COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}
 
 # What not all commands need, and the extra that brings it.
 EXTRAS = {"trl": "align", "peft": "align", "sklearn": "align", "bm25s": "chat", "jsonschema": "chat"}
@@ -111,13 +124,20 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _overview() -> str:
-    rows = "\n".join(f"  {name:<12}{command.summary}" for name, command in COMMANDS.items())
-    return (
-        "usage: rhapsode COMMAND [--config FILE.yaml] [--option value ...]\n\n"
-        "One decoder language model for every open design, from raw text to a published model.\n\n"
-        f"commands:\n{rows}\n\n"
-        "rhapsode COMMAND --help lists the options of a command with their defaults and units.\n"
-        "Several processes: accelerate launch -m rhapsode.recipes.COMMAND ..."
+    groups = (
+        "\n".join([f"{title}:", *(f"  {name:<12}{command.summary}" for name, command in group.items())])
+        for title, group in GROUPS.items()
+    )
+    return "\n\n".join(
+        [
+            "usage: rhapsode COMMAND [--config FILE.yaml] [--option VALUE ...]\n"
+            "       rhapsode COMMAND --help\n"
+            "       rhapsode --version",
+            "One decoder language model for every open design, from raw text to a published model.",
+            *groups,
+            "rhapsode COMMAND --help: what a command does, examples, and all options with their defaults and units.\n"
+            "Several processes: accelerate launch -m rhapsode.recipes.COMMAND ...",
+        ]
     )
 
 

@@ -15,8 +15,16 @@ class AbstainOptions:
     `rhapsode dpo` (preferences.jsonl). The report says how well agreement among its answers tells the right ones, and
     how it abstains on held-out questions: before, and with --train, or later with --before, after."""
 
-    # What
-    model: str = option("runs/sft", "directory or Hub id of a model that answers, usually of rhapsode sft")
+    EXAMPLES = (
+        "rhapsode abstain --config recipes/configs/abstain.yaml",
+        "rhapsode abstain --model runs/sft --train dpo",
+    )
+
+    model: str = option(
+        "runs/sft",
+        "directory or Hub id of a model that answers, usually of rhapsode sft",
+        section="model and run directory",
+    )
     tokenizer: str | None = option(None, "directory or Hub id; none is the model's own")
     trust_remote_code: bool = option(False, "run the model code that the directory or repository brings")
     output_dir: str = option("runs/abstain", "where data and report go, and the trained model into sft or dpo in it")
@@ -25,8 +33,11 @@ class AbstainOptions:
     before: str | None = option(
         None, "directory of an abstain run: only ask --model its held-out questions, and compare"
     )
-    # Questions and answers
-    dataset: str = option("stdlib", "stdlib (offline), a .jsonl or .parquet file, a Hub id: prompt and reference")
+    dataset: str = option(
+        "stdlib",
+        "stdlib (offline), a .jsonl or .parquet file, a Hub id: prompt and reference",
+        section="questions and answers",
+    )
     max_samples: int | None = option(1000, "questions of the training data; none is all")
     max_eval_samples: int | None = option(200, "held-out questions; none is all")
     num_generations: int = option(4, "answers sampled to each question")
@@ -36,8 +47,9 @@ class AbstainOptions:
     right_from: float = option(0.7, "score by the judge (ROUGE-L) from which an answer counts as right")
     known_from: float = option(0.5, "share of right answers from which the model counts as knowing a question")
     num_pairs: int = option(2, "preference pairs of one question at most")
-    # Training
-    train: str = option("none", "train at once on the data that were written, and measure again", WAYS)
+    train: str = option(
+        "none", "train at once on the data that were written, and measure again", WAYS, section="training"
+    )
     train_config: str | None = option(None, "YAML file of that command's options; model, data and directory are given")
     seed: int = option(0, "of questions, samples and pairs")
 

@@ -15,6 +15,8 @@ import typing
 from difflib import get_close_matches
 from pathlib import Path
 
+from . import help as help_texts
+
 RESOLVED = "config_resolved.yaml"  # what every command that writes a directory leaves in it
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and line feed
 LARGEST_SEED = 2**32 - 1  # of NumPy's generators
@@ -39,9 +41,19 @@ def one_line(message: object, limit: int | None = None) -> str:
     return printable(" ".join((str(message) or type(message).__name__).split()))[:limit]
 
 
-def option(default, help: str, choices: tuple = (), positional: bool = False, flag: str | None = None):
-    """A field with its help text, given as `--name VALUE`, as `flag VALUE` or, if `positional`, without a name."""
-    metadata = {"help": help, "choices": choices, "positional": positional, "flag": flag}
+def option(
+    default,
+    help: str,
+    choices: tuple = (),
+    positional: bool = False,
+    flag: str | None = None,
+    section: str | None = None,
+):
+    """A field with its help text, given as `--name VALUE`, as `flag VALUE` or, if `positional`, without a name.
+
+    `section` opens a part of the help, to which the fields that follow belong too.
+    """
+    metadata = {"help": help, "choices": choices, "positional": positional, "flag": flag, "section": section}
     if isinstance(default, list):
         return dataclasses.field(default_factory=default.copy, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -52,14 +64,6 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(message)
 
 
-class _HelpFormatter(argparse.HelpFormatter):
-    def __init__(self, prog):
-        super().__init__(prog, max_help_position=32, width=110)
-
-    def _get_default_metavar_for_optional(self, action):
-        return getattr(action.type, "__name__", "value").upper()
-
-
 def parse(options_class: type, arguments: list[str], prog: str, description: str):
     """An instance of `options_class` from `--config FILE` and flags.
 
@@ -67,7 +71,7 @@ def parse(options_class: type, arguments: list[str], prog: str, description: str
         UserError: an unknown key or flag (the nearest one is named), a value of the wrong type, an unreadable file.
     """
     fields = {f.name: f for f in dataclasses.fields(options_class)}
-    parser = _build_parser(fields, typing.get_type_hints(options_class), prog, description)
+    parser = build_parser(options_class, prog, description)
     given, unknown = parser.parse_known_args(arguments)
     if unknown:
         flags = [f.metadata["flag"] or name for name, f in fields.items() if not f.metadata["positional"]] + ["config"]
@@ -86,32 +90,53 @@ def _check_seed(seed: int | None) -> None:
         raise UserError(f"--seed {seed} must be from 0 to {LARGEST_SEED}")
 
 
-def _build_parser(fields, hints, prog, description):
-    parser = _Parser(prog=prog, description=description, allow_abbrev=False, formatter_class=_HelpFormatter)
-    parser.add_argument("--config", metavar="FILE", help="YAML file of these options; flags override it")
-    for name, f in fields.items():
-        _add_argument(parser, name, f, hints[name])
+def build_parser(options_class: type, prog: str, description: str) -> argparse.ArgumentParser:
+    """The parser of the flags; what is not given is not among its results, so that a file can give it."""
+    fields = {f.name: f for f in dataclasses.fields(options_class)}
+    kinds = {name: _strip_optional(hint) for name, hint in typing.get_type_hints(options_class).items()}
+    positional = {name: _is_list(kinds[name][0]) for name, f in fields.items() if f.metadata["positional"]}
+    parser = _Parser(
+        prog=prog,
+        usage=help_texts.usage(prog, positional),
+        description=help_texts.description(options_class, description),
+        allow_abbrev=False,
+        add_help=False,
+        formatter_class=help_texts.HelpFormatter,
+    )
+    for title, names in help_texts.sections(options_class).items():
+        group = parser.add_argument_group(title)
+        for name in names:
+            _add_argument(group, name, fields[name], *kinds[name])
+    general = parser.add_argument_group(help_texts.GENERAL)
+    text = "these options in YAML; flags override them, and --no-NAME turns off what the file turns on"
+    general.add_argument("--config", metavar="FILE.yaml", help=text)
+    general.add_argument("-h", "--help", action="help", help="print this")
     return parser
 
 
-def _add_argument(parser, name, f, hint):
-    kind, optional = _strip_optional(hint)
+def _add_argument(group, name, f, kind, optional):
     default = default_of(f)
-    shown = "none" if default is None else " ".join(map(str, default)) if isinstance(default, list) else default
-    text = f"{f.metadata['help']} (default: {shown})".replace("%", "%%")
+    text = f"{f.metadata['help']} (default: {help_texts.default_text(default)})".replace("%", "%%")
     common = {"help": text, "default": argparse.SUPPRESS}
     flag = f.metadata["flag"] or f"--{name}"
     if f.metadata["flag"]:
         common["dest"] = name
     if f.metadata["positional"]:
-        parser.add_argument(name, nargs="*" if typing.get_origin(kind) is list else "?", **common)
+        group.add_argument(name, nargs="*" if _is_list(kind) else "?", **common)
+    elif kind is bool and default is False:  # of a pair of which one is the rule, help shows the other
+        group.add_argument(flag, action="store_true", **common)
+        group.add_argument(f"--no-{name}", action="store_false", dest=name, **common | {"help": argparse.SUPPRESS})
     elif kind is bool:
-        parser.add_argument(flag, action=argparse.BooleanOptionalAction, **common)
-    elif typing.get_origin(kind) is list:
-        parser.add_argument(flag, nargs="+", type=_converter(typing.get_args(kind)[0], False), **common)
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, **common)
+    elif _is_list(kind):
+        group.add_argument(flag, nargs="+", type=_converter(typing.get_args(kind)[0], False), **common)
     else:
         choices = f.metadata["choices"] or None
-        parser.add_argument(flag, type=_converter(kind, optional), choices=choices, **common)
+        group.add_argument(flag, type=_converter(kind, optional), choices=choices, **common)
+
+
+def _is_list(kind) -> bool:
+    return typing.get_origin(kind) is list
 
 
 def default_of(f):
@@ -181,7 +206,7 @@ def _checked(path, key, value, fields, hints):
 def _from_yaml(value, kind, optional):
     if optional and (value is None or (isinstance(value, str) and value.lower() == "none")):
         return None
-    if typing.get_origin(kind) is list and isinstance(value, list):
+    if _is_list(kind) and isinstance(value, list):
         return [_from_yaml(item, typing.get_args(kind)[0], False) for item in value]
     if kind in (int, float) and isinstance(value, int | float | str) and not isinstance(value, bool):
         return _converter(kind, False)(str(value))  # YAML reads 3e-4 as a string

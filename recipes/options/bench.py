@@ -17,12 +17,20 @@ class BenchOptions:
     """Measure speed and memory on this machine beside what else trains and runs the same weights: one process each, in
     turn, medians and ratios round by round, against the machine's limits. Writes results.json, report.md, bench.png."""
 
-    measure: list[str] = option(list(SECTIONS), f"what to measure: {', '.join(SECTIONS)}")
+    EXAMPLES = (
+        "rhapsode bench",
+        "rhapsode bench --measure limits training --peers trainer trainer_best --rounds 3",
+        "rhapsode bench --config recipes/configs/bench_gpu.yaml",
+    )
+
+    measure: list[str] = option(list(SECTIONS), f"what to measure: {', '.join(SECTIONS)}", section="what")
     peers: list[str] = option(
         list(PEERS), f"what to measure beside Rhapsode, where it is installed: {', '.join(PEERS)}"
     )
     preset: list[str] = option(
-        [LLAMA_30M], f"designs to train and decode, the first for the rest too; {LLAMA_30M}, or see `rhapsode presets`"
+        [LLAMA_30M],
+        f"designs to train and decode, the first for the rest too; {LLAMA_30M}, or see `rhapsode presets`",
+        section="the work",
     )
     config_overrides: list[str] = option([], "changes to the designs, e.g. qk_norm=none num_hidden_layers=4")
     dataset: list[str] = option(["stdlib"], "text of the rows: stdlib, files, directories, globs, Hub ids")
@@ -31,8 +39,8 @@ class BenchOptions:
     batch: int = option(8, "sequences in one training step")
     length: int = option(512, "sequence length in tokens")
     torch_compile: bool = option(True, "measure compiled contenders too; they need a C++ compiler, and a minute each")
-    rounds: int = option(5, "turns of each contender; fewer where the time is up")
-    prompt_tokens: int = option(128, "decoding: tokens of the prompt")
+    rounds: int = option(5, "turns of each contender; fewer where the time is up", section="how long")
+    prompt_tokens: int = option(128, "decoding: tokens of the prompt", section="sizes")
     new_tokens: int = option(64, "decoding: tokens to write, 2 or more")
     decode_batches: list[int] = option([1, 16], "decoding: texts that are written at once")
     decode_dtypes: list[str] = option(list(DTYPES), f"decoding: number formats of the weights: {', '.join(DTYPES)}")
@@ -40,8 +48,12 @@ class BenchOptions:
     growth_lengths: list[int] = option([256, 512, 1024, 2048], "growth: sequence lengths in tokens")
     growth_vocabularies: list[int] = option([8192, 32768, 131072], "growth: entries of the vocabulary")
     growth_widths: list[int] = option([128, 256, 512], "growth: hidden sizes, the feed-forward layer growing along")
-    max_seconds: float = option(720.0, "time for all, in seconds: rounds are left out where it runs short")
-    output_dir: str = option("runs/bench", "directory of results.json, report.md, bench.png and the contenders' logs")
+    max_seconds: float = option(
+        720.0, "time for all, in seconds: rounds are left out where it runs short", section="how long"
+    )
+    output_dir: str = option(
+        "runs/bench", "directory of results.json, report.md, bench.png and the contenders' logs", section="output"
+    )
     overwrite_output_dir: bool = option(False, "delete the measurement that the directory holds")
     json: bool = option(False, "print results.json in place of the tables")
     seed: int = option(0, "of the weights and of the order of the rows")

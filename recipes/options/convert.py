@@ -12,6 +12,13 @@ class ConvertOptions:
     or write a Rhapsode model as one, or, with --to FILE.gguf, for llama.cpp. What the other side cannot represent
     exactly is refused by name."""
 
+    EXAMPLES = (
+        "rhapsode convert --list",
+        "rhapsode convert --from Qwen/Qwen3-0.6B --to runs/qwen",
+        "rhapsode convert --from runs/mine --to exports/llama --to_family llama",
+        "rhapsode convert --from runs/mine --to model.gguf",
+    )
+
     source: str | None = option(
         None, "directory or Hub id of any family's checkpoint, or of a Rhapsode model", flag="--from"
     )

@@ -12,6 +12,11 @@ class DemoOptions:
     answer questions about the library and to say what it does not know: SFT, a reward model, PPO and DPO, measured
     alike, and a short chat. Two stations run at a time; a demo that was interrupted goes on with what is left."""
 
+    EXAMPLES = (
+        "rhapsode demo",
+        "rhapsode demo --max_seconds 30 --effort 0.1",
+    )
+
     output_dir: str = option("runs/demo", "directory of everything that the demo makes")
     overwrite_output_dir: bool = option(False, "delete what an earlier demo left there, and begin anew")
     max_seconds: float = option(480.0, "time for the training steps of the base model, in seconds")

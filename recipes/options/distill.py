@@ -13,12 +13,21 @@ class DistillOptions(AnsweringOptions):
     conversation the last answer is learned. --learning_rate none is 2e-5, and ten times as much with --use_peft; models
     of some millions of parameters want 1e-3."""
 
+    EXAMPLES = (
+        "rhapsode distill --config recipes/configs/distill.yaml",
+        "rhapsode distill --teacher runs/sft --preset rhapsode-10m-tiny",
+    )
+
     model: str | None = option(None, "directory or Hub id of the student; or give --preset")
     output_dir: str = option("runs/distill", "the run directory")
-    teacher: str = option("runs/sft", "directory or Hub id of a model that answers, usually a larger one")
+    teacher: str = option(
+        "runs/sft", "directory or Hub id of a model that answers, usually a larger one", section="teacher and student"
+    )
     preset: str | None = option(None, "design of a new student, see `rhapsode presets`; its tokenizer is the teacher's")
     config_overrides: list[str] = option([], "changes to that design, e.g. num_hidden_layers=4 hidden_size=128")
-    beta: float = option(0.5, "divergence: 0 is forward KL, 1 reverse KL, between them generalised Jensen-Shannon")
+    beta: float = option(
+        0.5, "divergence: 0 is forward KL, 1 reverse KL, between them generalised Jensen-Shannon", section="the loss"
+    )
     lmbda: float = option(0.5, "share of steps on answers that the student samples, in place of the dataset's")
     temperature: float = option(1.0, "of sampling, and of both distributions in the loss")
     max_completion_length: int = option(

@@ -14,9 +14,14 @@ class DpoOptions(AnsweringOptions):
     --model itself, asked once before the first step, so that one copy of the weights is enough. --learning_rate none is
     1e-6, and ten times as much with --use_peft; models of some millions of parameters want 1e-4."""
 
+    EXAMPLES = (
+        "rhapsode dpo --config recipes/configs/dpo.yaml",
+        "rhapsode dpo --model runs/sft --dataset pairs.jsonl --beta 0.2",
+    )
+
     model: str = option("runs/sft", "directory or Hub id of a model that answers, usually of rhapsode sft")
     output_dir: str = option("runs/dpo", "the run directory")
-    beta: float = option(0.1, "how strongly the model is held to the reference")
+    beta: float = option(0.1, "how strongly the model is held to the reference", section="the loss")
     loss_type: str = option("sigmoid", "shape of the loss over the difference of log ratios", LOSSES)
     label_smoothing: float = option(0.0, "share of pairs that are taken to be the wrong way round")
 

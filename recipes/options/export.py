@@ -12,6 +12,8 @@ class ExportOptions:
     It opens with AutoModelForCausalLM.from_pretrained(DIR, trust_remote_code=True), or the Auto class of its head,
     where Rhapsode is not installed."""
 
+    EXAMPLES = ("rhapsode export --model runs/mine --output_dir exports/mine --name owner/mine --license apache-2.0",)
+
     model: str = option("runs/pretrain", "run directory, model directory or Hub id")
     output_dir: str = option("exports/model", "new directory for the repository")
     tokenizer: str | None = option(None, "directory or Hub id of another tokenizer; none is the model's")

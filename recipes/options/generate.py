@@ -11,13 +11,20 @@ class GenerateOptions(SamplingOptions):
     """Continue a text with any causal language model, as it is written or, with --no-stream, at the end; or all
     prompts of a file, a line of JSON each: a text, or messages that the model's chat template turns into one."""
 
+    EXAMPLES = (
+        'rhapsode generate "def " --model runs/demo/model --max_new_tokens 40',
+        "rhapsode generate --prompts prompts.txt --output texts.jsonl --temperature 0",
+    )
+
     prompt: str = option("", "text to continue; the empty text lets the model begin", positional=True)
-    prompts: str | None = option(None, "file of prompts: .txt, a line each, or .jsonl .json .csv .parquet")
+    prompts: str | None = option(
+        None, "file of prompts: .txt, a line each, or .jsonl .json .csv .parquet", section="a file of prompts"
+    )
     prompt_column: str = option("prompt", "column of --prompts that holds a text, or messages with role and content")
     output: str | None = option(None, "new .jsonl file for the rows of --prompts with their continuations")
     resume: bool = option(False, "go on with the --output of a run that was stopped")
     batch_size: int = option(8, "prompts of --prompts that are continued together")
-    num_return_sequences: int = option(1, "continuations to write; more than one are not streamed")
+    num_return_sequences: int = option(1, "continuations to write; more than one are not streamed", section="output")
     probabilities: bool = option(False, "print or write what the model gave to each token that was written")
     torch_compile: bool = option(
         False, "compile the step that writes a token: some 20 s once, then several times faster; for long texts"

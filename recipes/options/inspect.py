@@ -12,6 +12,11 @@ class InspectOptions:
     shapes, the growth of the KV cache, and what temperature, top-k, top-p and min-p do to a distribution. It loads
     nothing from a network. With --architecture it draws a preset, without weights and without a text."""
 
+    EXAMPLES = (
+        'rhapsode inspect runs/demo/model "import os"',
+        "rhapsode inspect --architecture falcon-7b",
+    )
+
     model: str | None = option(None, "directory or Hub id of any causal language model", positional=True)
     text: str | None = option(None, "the text to look at", positional=True)
     architecture: str | None = option(None, "draw this preset, see rhapsode presets, in place of a model")

@@ -12,15 +12,15 @@ class RolloutOptions(AnsweringOptions):
 
     model: str = option("runs/sft", "directory or Hub id of a model that answers, usually of rhapsode sft")
     max_eval_samples: int | None = option(64, "held-out prompts that each evaluation samples an answer to; none is all")
-    # Rollouts
-    max_completion_length: int = option(128, "tokens of a sampled answer at most; a prompt has --max_length less these")
+    max_completion_length: int = option(
+        128, "tokens of a sampled answer at most; a prompt has --max_length less these", section="rollouts"
+    )
     mask_truncated_completions: bool = option(False, "leave answers that did not end out of the loss")
     steps_per_generation: int | None = option(
         None, "forward passes that a rollout is divided into; none is --gradient_accumulation_steps"
     )
     temperature: float = option(1.0, "of sampling")
-    # The algorithm
-    num_iterations: int = option(1, "passes over a rollout")
+    num_iterations: int = option(1, "passes over a rollout", section="the algorithm")
     epsilon: float = option(0.2, "clip of the probability ratio, which a second pass over a rollout needs")
     log_completions: bool = option(False, "write sampled answers to checkpoints/completions, and print a few")
 
@@ -56,6 +56,7 @@ class OnlineOptions(RolloutOptions):
         [],
         "judge, file.py:function or module:function with trl's signature, or the directory or Hub id of a reward "
         "model, which is shown every answer as if it had ended; none is judge, for --dataset stdlib",
+        section="rewards",
     )
     reward_weights: list[float] = option([], "weight of each of --reward_funcs; 0 only measures; none is 1 each")
 

@@ -18,44 +18,51 @@ class PpoOptions(RolloutOptions):
     --use_peft; models of some millions of parameters want 1e-4. How to choose the coefficients and how to read the
     curves: recipes/guides/ppo.md."""
 
+    EXAMPLES = (
+        "rhapsode ppo --config recipes/configs/ppo.yaml",
+        "rhapsode ppo --model runs/sft --reward_model runs/reward --dataset prompts.jsonl",
+    )
+
     output_dir: str = option("runs/ppo", "the run directory; the value model goes into value_model/ in it")
-    # Rewards
-    reward_model: str | None = option(None, "directory or Hub id of a reward model, usually of rhapsode reward")
+    reward_model: str | None = option(
+        None, "directory or Hub id of a reward model, usually of rhapsode reward", section="rewards"
+    )
     reward_funcs: list[str] = option([], "judge, module:function or file.py:function, as for rhapsode grpo")
     reward_weights: list[float] = option(
         [], "weight of --reward_model (if given), then of each of --reward_funcs; 0 only measures; none is 1 each"
     )
     reward_clip_range: list[float] = option([], "least and greatest score of an answer; none is no clip")
     missing_eos_penalty: float | None = option(None, "subtracted from the score of an answer that did not end")
-    # Rollouts
-    num_generations: int = option(1, "answers to each prompt of a rollout")
+    num_generations: int = option(1, "answers to each prompt of a rollout", section="rollouts")
     rollout_batch_size: int | None = option(None, "answers sampled at once on a process; none is the whole rollout")
-    # The penalty
-    beta: float = option(0.05, "how strongly the model is held to the reference; 0 is off, and saves a copy")
+    beta: float = option(
+        0.05, "how strongly the model is held to the reference; 0 is off, and saves a copy", section="the penalty"
+    )
     kl_estimator: str = option("k1", "KL per token in the reward; k3 hardly holds the model back", ESTIMATORS)
     kl_target: float | None = option(None, "let beta follow this KL, nats an answer; none is a fixed beta")
     kl_horizon: int = option(10_000, "answers over which such a beta may change by a fifth of itself")
-    # The algorithm
-    num_iterations: int = option(4, "passes over a rollout")
+    num_iterations: int = option(4, "passes over a rollout", section="the algorithm")
     gamma: float = option(1.0, "discount of a token")
     lam: float = option(0.95, "lambda of generalised advantage estimation")
     entropy_coef: float = option(0.0, "weight of the entropy bonus")
-    # The value model
     value_model: str = option(
         "auto",
         "head (on the model's own trunk), reward (starts as the reward model), policy (starts as the model), the "
         "directory of an earlier run, or auto: reward if it fits, else head with --use_peft and policy without",
+        section="the value model",
     )
     value_learning_rate: float | None = option(None, "learning rate of the value model; none is --learning_rate")
     vf_coef: float = option(0.5, "weight of the value loss")
     cliprange_value: float | None = option(None, "clip of a value's change since the rollout; none is no clip")
-    # Pretraining text beside the rollouts
-    pretraining_dataset: str | None = option(None, "text for PPO-ptx, as --dataset of rhapsode pretrain")
+    pretraining_dataset: str | None = option(
+        None, "text for PPO-ptx, as --dataset of rhapsode pretrain", section="pretraining text beside the rollouts"
+    )
     ptx_coef: float = option(0.0, "weight of the loss on it")
     ptx_max_length: int = option(256, "tokens of a row of it")
-    # Guards
     stop_update_kl: float | None = option(
-        None, "learn no more from a rollout once the model is so many nats a token away from where that began"
+        None,
+        "learn no more from a rollout once the model is so many nats a token away from where that began",
+        section="guards",
     )
     stop_training_kl: float | None = option(
         None, "end once a rollout is so many nats an answer away from the reference"

@@ -18,9 +18,17 @@ class PretrainOptions:
     """Train a language model from raw text. A run directory holds the model (AutoModelForCausalLM opens it), the
     tokenizer, config_resolved.yaml, metrics.jsonl, report.md with curves.png, and checkpoints/."""
 
-    # What
+    EXAMPLES = (
+        "rhapsode pretrain --max_seconds 60 --output_dir runs/first",
+        "rhapsode pretrain --preset llama2-7b-tiny --tokenizer runs/tokenizer --dataset book.txt --max_steps 20",
+        "rhapsode pretrain --config runs/first/config_resolved.yaml --resume",
+    )
+
     architecture: str = option(
-        "transformer", "transformer, or a classic to compare with: ngram, feedforward, rnn, lstm", ARCHITECTURES
+        "transformer",
+        "transformer, or a classic to compare with: ngram, feedforward, rnn, lstm",
+        ARCHITECTURES,
+        section="model and run directory",
     )
     preset: str | None = option("rhapsode-10m", "design of a new transformer, see `rhapsode presets`")
     model: str | None = option(None, "go on from this directory or Hub id, in place of a new model")
@@ -34,8 +42,9 @@ class PretrainOptions:
     output_dir: str = option("runs/pretrain", "the run directory")
     overwrite_output_dir: bool = option(False, "delete the run that the directory holds")
     resume: bool = option(False, "continue from the newest intact checkpoint of the run directory")
-    # Data
-    dataset: list[str] = option(["stdlib"], "stdlib, files, directories, globs, Hub ids; see the README for the kinds")
+    dataset: list[str] = option(
+        ["stdlib"], "stdlib, files, directories, globs, Hub ids; see the README for the kinds", section="data"
+    )
     dataset_weights: list[float] = option([], "share of the training tokens from each dataset; none is by their size")
     text_column: str = option("text", "column or field of tables that holds the text")
     validation_share: float = option(
@@ -47,17 +56,21 @@ class PretrainOptions:
     )
     num_proc: int | None = option(None, "processes that tokenize, some 200 MB each; none is one per core")
     data_cache: str | None = option(None, "directory of the tokenized shards; none is ~/.cache/rhapsode/shards")
-    # How long
-    max_steps: int | None = option(None, "optimizer steps; none goes by --num_train_epochs")
+    max_steps: int | None = option(None, "optimizer steps; none goes by --num_train_epochs", section="how long")
     num_train_epochs: float = option(1.0, "passes over the training data")
     max_seconds: float | None = option(None, "time for the steps, in seconds; the schedule is shortened to fit")
-    # Batch, in sequences
-    max_length: int | None = option(None, "sequence length in tokens; none is the preset's")
+    max_length: int | None = option(
+        None, "sequence length in tokens; none is the preset's", section="batch, in sequences"
+    )
     per_device_train_batch_size: int = option(8, "sequences per process in one forward pass")
     gradient_accumulation_steps: int = option(1, "forward passes per optimizer step")
     batch_warmup_steps: int = option(0, "steps over which accumulation grows from 1 to its full number")
-    # Optimization
-    optim: str = option("adamw", "adamw, or muon for the matrices of the blocks and adamw for the rest", OPTIMIZERS)
+    optim: str = option(
+        "adamw",
+        "adamw, or muon for the matrices of the blocks and adamw for the rest",
+        OPTIMIZERS,
+        section="optimization",
+    )
     learning_rate: float = option(1e-3, "peak learning rate of AdamW")
     muon_learning_rate: float = option(0.02, "peak learning rate of Muon")
     layer_lr_decay: float = option(1.0, "rate of a block as a share of the next block's, from the head down")
@@ -74,8 +87,11 @@ class PretrainOptions:
     ema_decay: float = option(0.0, "keep an exponential average of the weights, which is what is saved; 0 is off")
     spike_threshold: float = option(0.0, "skip steps whose loss or gradient norm is so many deviations high; 0 is off")
     max_skipped_steps: int = option(20, "stop after so many skipped steps (spikes, and what is not finite)")
-    # Precision, memory and speed
-    bf16: bool | None = option(None, "bfloat16 autocast over float32 weights; none is wherever the hardware has it")
+    bf16: bool | None = option(
+        None,
+        "bfloat16 autocast over float32 weights; none is wherever the hardware has it",
+        section="precision, memory and speed",
+    )
     pure_bf16: bool = option(False, "weights, gradients and optimizer in bfloat16 too: half the memory, less exact")
     fp8: bool = option(False, "matrix products of the blocks in float8, by torchao, where the hardware has it")
     attn_implementation: str | None = option(
@@ -86,15 +102,15 @@ class PretrainOptions:
     use_liger_kernel: bool | None = option(None, "Liger's fused loss on a GPU; none is where it is installed")
     torch_compile: bool = option(False, "compile the model; needs a C++ compiler on a CPU")
     torch_compile_scope: str = option("regional", "compile one block and use it for all, or the whole model", SCOPES)
-    # Several processes
-    num_processes: int | None = option(None, "start so many processes on this machine; none leaves it to the launcher")
+    num_processes: int | None = option(
+        None, "start so many processes on this machine; none leaves it to the launcher", section="several processes"
+    )
     accelerate_config: str | None = option(
         None,
         "how the processes share the work: ddp, fsdp2, deepspeed, tensor_parallel, or a YAML of accelerate's; "
         "none is ddp",
     )
-    # Watching
-    logging_steps: int = option(10, "steps between lines of metrics.jsonl")
+    logging_steps: int = option(10, "steps between lines of metrics.jsonl", section="watching")
     report_to: list[str] = option([], "trackers beside metrics.jsonl: tensorboard, wandb, trackio")
     run_name: str | None = option(None, "name of the run for trackers; none is that of the output directory")
     track_energy: bool = option(True, "energy by codecarbon, where that is installed")
@@ -102,8 +118,7 @@ class PretrainOptions:
     max_eval_tokens: int = option(50_000, "validation tokens of the evaluations on the way")
     final_eval_tokens: int | None = option(None, "validation tokens of the last evaluation; none is all")
     sample_tokens: int = option(64, "length of the samples in the report, in tokens")
-    # Keeping
-    save_steps: int | None = option(None, "steps between checkpoints; none is about five in a run")
+    save_steps: int | None = option(None, "steps between checkpoints; none is about five in a run", section="keeping")
     save_minutes: float | None = option(None, "minutes between checkpoints, beside --save_steps")
     save_total_limit: int = option(2, "newest checkpoints to keep, beside the best one and milestones")
     metric_for_best_model: str | None = option(None, "keep the checkpoint in which it is lowest", METRICS)

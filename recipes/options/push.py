@@ -12,6 +12,8 @@ class PushOptions:
     is. It can be repeated, and sends only what is missing. The token comes from `hf auth login` or HF_TOKEN, never from
     the command line."""
 
+    EXAMPLES = ("rhapsode push runs/mine --repo_id owner/mine --private",)
+
     model: str | None = option(None, "run directory, model directory, export or Hub id", positional=True)
     repo_id: str | None = option(None, "owner/name")
     private: bool = option(False, "the repository is its owner's alone")

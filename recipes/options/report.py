@@ -11,6 +11,11 @@ class ReportOptions:
     """Write report.md, report.html and curves.png of a run, finished or not. Several runs give one comparison: curves
     over tokens, steps, time and FLOPs, a table of results, and the options that differ."""
 
+    EXAMPLES = (
+        "rhapsode report runs/mine",
+        "rhapsode report runs/mine runs/first --output_dir runs/comparison",
+    )
+
     runs: list[str] = option(["runs/pretrain"], "run directories", positional=True)
     output_dir: str | None = option(None, "where to write; none is the run itself, for several runs/comparison")
     json: bool = option(False, "print one JSON object, for several runs a list")

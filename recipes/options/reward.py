@@ -12,10 +12,15 @@ class RewardOptions(AlignmentOptions):
     the weights of --model and a new head. --learning_rate none is 1e-5, and ten times as much with --use_peft; models
     of some millions of parameters want 5e-4."""
 
+    EXAMPLES = (
+        "rhapsode reward --config recipes/configs/reward.yaml",
+        "rhapsode reward --model runs/sft --dataset pairs.jsonl",
+    )
+
     model: str = option("runs/sft", "directory or Hub id of a causal model (or of a reward model) to start from")
     output_dir: str = option("runs/reward", "the run directory")
     center_rewards_coefficient: float = option(
-        0.01, "factor of the squared sum of a pair's rewards in the loss; 0 is off"
+        0.01, "factor of the squared sum of a pair's rewards in the loss; 0 is off", section="the loss"
     )
 
     def __post_init__(self):

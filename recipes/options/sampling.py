@@ -8,15 +8,15 @@ from .base import UserError, option
 
 @dataclass
 class SamplingOptions:
-    model: str = option("runs/pretrain", "directory or Hub id")
-    max_new_tokens: int = option(128, "tokens to write at most")
+    model: str = option("runs/pretrain", "directory or Hub id", section="model")
+    trust_remote_code: bool = option(False, "run the model code that the directory or repository brings")
+    max_new_tokens: int = option(128, "tokens to write at most", section="sampling")
     temperature: float = option(0.8, "0 is greedy; below 1 sharpens, above 1 flattens the distribution")
     top_k: int = option(0, "draw from the k likeliest tokens; 0 is all")
     top_p: float = option(1.0, "draw from the likeliest tokens that together have this probability")
     min_p: float = option(0.0, "leave out tokens below this share of the likeliest one's probability")
     repetition_penalty: float = option(1.0, "above 1 makes tokens that were there less likely")
     seed: int | None = option(None, "of the draws; none is a new one each time")
-    trust_remote_code: bool = option(False, "run the model code that the directory or repository brings")
 
     def __post_init__(self):
         self._check_range("max_new_tokens", 1)

@@ -11,6 +11,11 @@ class ServeOptions:
     It is transformers' own (`transformers serve`), told about Rhapsode's classes. Clients name the model as --model
     does, or not at all. Whoever reaches the port can use it, and make it load other models: it has no password."""
 
+    EXAMPLES = (
+        "rhapsode serve --model runs/demo/ppo",
+        "rhapsode serve --model runs/demo/ppo --port 8080 --continuous_batching",
+    )
+
     model: str = option("runs/sft", "directory or Hub id of the model that is served")
     host: str = option("127.0.0.1", "address to listen on; 0.0.0.0 is every machine that can reach this one")
     port: int = option(8000, "port to listen on; 0 takes a free one, which is printed")

@@ -63,7 +63,8 @@ class Watch:
             **self.stopwatch.row(),
             **self.energy.row(),
         }
-        self.bar.set_postfix_str(f"loss {row['loss']:.3f}, {speed:,.0f} tokens/s, MFU {row['mfu']:.0%}")
+        shown = f"loss {row['loss']:.3f}, {speed:,.0f} tokens/s, MFU {row['mfu']:.0%}"
+        self.bar.set_postfix_str(shown, refresh=False)
         self._write(row)
         self._mark(progress)
         return row["loss"]
