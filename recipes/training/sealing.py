@@ -73,9 +73,10 @@ def newest_whole(root: Path, prefix: str) -> Path | None:
 
 
 def remove_unfinished(root: Path) -> None:
-    """What killed processes have left."""
+    """The directories that killed processes have left; small files of that name are `write_whole`'s."""
     for leftover in root.glob(f"{TEMPORARY}*"):
-        shutil.rmtree(leftover)
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
 
 
 def remove_behind(root: Path, prefix: str, latest: Path) -> list[Path]:

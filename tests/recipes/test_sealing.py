@@ -5,7 +5,7 @@ import errno
 import pytest
 import torch
 from rhapsode.recipes.training import sealing
-from rhapsode.recipes.training.sealing import as_os_error, damage, not_finite, replacing, seal
+from rhapsode.recipes.training.sealing import as_os_error, damage, not_finite, remove_unfinished, replacing, seal
 from safetensors import SafetensorError
 
 
@@ -66,3 +66,11 @@ def test_the_first_tensor_that_is_not_finite(value):
         ("c", torch.ones(1)),
     ]
     assert not_finite(tensors) == "b" and not_finite(tensors[:2]) is None
+
+
+def test_what_a_killed_process_left_is_removed_and_files_of_others_stay(tmp_path):
+    (tmp_path / ".unfinished-7").mkdir()
+    (tmp_path / ".unfinished-7" / "part").write_text("x")
+    (tmp_path / ".unfinished-41-report.md").write_text("x")  # a small file, as options/base.py writes it
+    remove_unfinished(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".unfinished-41-report.md"]
