@@ -30,7 +30,7 @@ def options(corpus, tokenizer_directory, tmp_path):
         shared += ["--config_overrides", *SMALL, "--output_dir", str(tmp_path / "runs" / "bench"), "--rounds", "1"]
         shared += ["--prompt_tokens", "8", "--new_tokens", "4", "--loss_vocabulary", "1024", "--text_bytes", "50000"]
         shared += ["--growth_lengths", "16", "32", "--growth_vocabularies", "64", "--growth_widths", "32"]
-        return parse(BenchOptions, [*shared, "--no-torch_compile", *flags], "rhapsode bench", None)
+        return parse(BenchOptions, [*shared, "--no-torch_compile", *flags], "rhapsode bench", BenchOptions.__doc__)
 
     return make
 
@@ -154,7 +154,7 @@ def test_the_memory_of_a_piece_of_work():
 def test_the_configuration_for_a_gpu_is_one():
     """Its designs are Llamas, of about the sizes that it promises."""
     path = bench.__file__.replace("bench.py", "configs/bench_gpu.yaml")
-    options = parse(BenchOptions, ["--config", path], "rhapsode bench", None)
+    options = parse(BenchOptions, ["--config", path], "rhapsode bench", BenchOptions.__doc__)
     assert options.max_seconds < 600
     for name, size in zip(options.preset, (350e6, 1e9), strict=True):
         config = config_of(options, name)

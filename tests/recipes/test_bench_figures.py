@@ -113,7 +113,12 @@ def test_numbers(value, shown):
 
 
 def test_options():
-    options = parse(BenchOptions, ["--measure", "loss", "--peers", "trainer", "--rounds", "2"], "rhapsode bench", None)
+    options = parse(
+        BenchOptions,
+        ["--measure", "loss", "--peers", "trainer", "--rounds", "2"],
+        "rhapsode bench",
+        BenchOptions.__doc__,
+    )
     assert (options.measure, options.peers, options.rounds) == (["loss"], ["trainer"], 2)
     assert (BenchOptions().measure, BenchOptions().peers) == (list(SECTIONS), list(PEERS))
 
@@ -132,5 +137,5 @@ def test_options():
 )
 def test_options_that_cannot_be(flags, message):
     with pytest.raises(UserError) as error:
-        parse(BenchOptions, flags, "rhapsode bench", None)
+        parse(BenchOptions, flags, "rhapsode bench", BenchOptions.__doc__)
     assert str(error.value).startswith(message)
