@@ -65,11 +65,10 @@ def _decoding(figures: list[Figure]) -> Iterator[Goal]:
 
 def _loss(figures: list[Figure]) -> Iterator[Goal]:
     time, memory = figures
-    ratio, held = time.ratio(CHUNKED, WHOLE), memory.entry(CHUNKED)
-    if ratio is not None:
-        yield Goal(f"loss, {time.what}: seconds / those of whole logits", ratio, 1.1, at_least=False)
-    if held is not None and held.share is not None:
-        yield Goal(f"loss, {time.what}: memory / whole logits", held.share, 0.1, at_least=False)
+    for figure, unit, bound in ((time, "seconds", 1.1), (memory, "memory", 0.1)):
+        ratio = figure.ratio(CHUNKED, WHOLE)
+        if ratio is not None:
+            yield Goal(f"loss, {time.what}: {unit} / with whole logits", ratio, bound, at_least=False)
 
 
 def _packing(figures: list[Figure]) -> Iterator[Goal]:
