@@ -175,6 +175,12 @@ def fit(trainer, newest: str | None):
     except RuntimeError as error:  # torch's, where such a model samples
         trainer.check_finite(here=True)
         raise error
+    except Exception as error:
+        if type(error).__name__ != "UnpicklingError":  # torch's, where a file holds more than tensors and numbers
+            raise
+        raise UserError(
+            f"--resume: a file in {newest} could run code and is not read; delete the checkpoint"
+        ) from error
     finally:
         next(c for c in trainer.callback_handler.callbacks if isinstance(c, MetricsCallback)).close()
 

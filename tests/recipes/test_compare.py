@@ -53,7 +53,7 @@ def test_one_table(finished, tmp_path, capsys):
 def test_all_are_trained_alike(tmp_path):
     """Only the design, its learning rate and what is changed for it differ."""
     flags = ["--learning_rates", "lstm=0.004", "--config_overrides", "lstm.hidden_size=32", "ngram.order=3"]
-    options = parse(CompareOptions, [*flags, "--max_length", "64"], "rhapsode compare", None)
+    options = parse(CompareOptions, [*flags, "--max_length", "64"], "rhapsode compare", CompareOptions.__doc__)
     asked = {name: vars(compare.pretrain_options(options, name, "t", tmp_path)) for name in options.architectures}
     assert {o["max_length"] for o in asked.values()} == {64}
     differing = {key for o in asked.values() for key in o if o[key] != asked["transformer"][key]}
@@ -71,7 +71,7 @@ def test_every_architecture_end_to_end(corpus, tokenizer_directory, tmp_path, ca
     flags = ["--dataset", str(corpus), "--tokenizer", str(tokenizer_directory), "--preset", "rhapsode-10m-tiny"]
     flags += ["--config_overrides", "lstm.hidden_size=32", "rnn.hidden_size=32", "feedforward.hidden_size=32"]
     flags += ["--output_dir", str(tmp_path / "run"), "--max_seconds", "2", "--max_length", "64", "--json"]
-    compare.run(parse(CompareOptions, flags, "rhapsode compare", None))
+    compare.run(parse(CompareOptions, flags, "rhapsode compare", CompareOptions.__doc__))
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert [row["architecture"] for row in rows] == ["ngram", "feedforward", "rnn", "lstm", "transformer"]
     for row in rows:
@@ -97,7 +97,7 @@ def test_every_architecture_end_to_end(corpus, tokenizer_directory, tmp_path, ca
 )
 def test_bad_options(flags, expected):
     with pytest.raises(UserError, match=expected):
-        parse(CompareOptions, flags, "rhapsode compare", None)
+        parse(CompareOptions, flags, "rhapsode compare", CompareOptions.__doc__)
 
 
 def test_what_is_in_the_way_stays(finished, tmp_path):

@@ -57,5 +57,5 @@ def test_a_difference_is_paired(seed):
 def test_the_command_line_repeats_the_options():
     options = EvaluateOptions(model="a b", tasks=["x", "y"], bf16=True, num_fewshot=0, json=True)
     assert command_line("evaluate", options) == (
-        "rhapsode evaluate --model 'a b' --tasks x y --num_fewshot 0 --bf16 --json"
+        "rhapsode evaluate --model 'a b' --bf16 --tasks x y --num_fewshot 0 --json"
     )

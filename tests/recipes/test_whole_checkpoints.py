@@ -47,7 +47,10 @@ def test_they_are_sealed_and_rotated(seed, tmp_path):
 def test_the_best_one_is_kept_under_its_own_name(seed, tmp_path):
     """Its path is noted while it still has another one."""
     best = {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "save_total_limit": 2}
-    run = trainer(tmp_path, eval_strategy="steps", eval_steps=1, greater_is_better=True, **best)
+    run = trainer(tmp_path, eval_strategy="steps", eval_steps=1, greater_is_better=True, learning_rate=0.01, **best)
+    with torch.no_grad():  # below every label, and it stays there for four such steps: the loss falls with each
+        run.model.linear.weight.zero_()
+        run.model.linear.bias.zero_()
     run.train()  # the highest loss is that of the first step, which rotation would take
     assert run.state.best_model_checkpoint == str(tmp_path / "checkpoint-1")
     assert names(tmp_path) == ["checkpoint-1", "checkpoint-4"]

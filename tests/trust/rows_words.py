@@ -1,7 +1,22 @@
 """Flags with words that name nothing, and flags that exclude each other, for every command."""
 
 from .bad import bad, occupied
-from .commands import ABSTAIN, CLASSIFY, COMPARE, DISTILL, DPO, EVALUATE, GRPO, PPO, PRE, RLOO, SCALING, SFT, TOKENIZER
+from .commands import (
+    ABSTAIN,
+    BENCH,
+    CLASSIFY,
+    COMPARE,
+    DISTILL,
+    DPO,
+    EVALUATE,
+    GRPO,
+    PPO,
+    PRE,
+    RLOO,
+    SCALING,
+    SFT,
+    TOKENIZER,
+)
 
 WORDS = [
     bad("a flag that is misspelt", f"{PRE} --learning_rat 1", "--learning_rat", "did you mean --learning_rate?"),
@@ -13,6 +28,11 @@ WORDS = [
     bad("a kernel that is none", f"{PRE} --attn_implementation eagre", "eagre", "eager"),
     bad("a kernel that is none", f"{SFT} --attn_implementation eagre", "eagre", "eager"),
     bad("a kernel that is none", f"{SCALING} --attn_implementation eagre", "eagre", "eager"),
+    bad("a section that is none", f"{BENCH} --measure trainin", "'trainin'", "did you mean 'training'?"),
+    bad("a peer that is none", f"{BENCH} --peers vllm", "'vllm'", "--peers"),
+    bad("a design to measure that is none", f"{BENCH} --preset lama2-7b", "lama2-7b", "llama2-7b"),
+    bad("more rows than there is text for", f"{BENCH} --batch 1000000", "1000000", "batch"),
+    bad("no round", f"{BENCH} --rounds 0", "--rounds 0", "above 0"),
     bad("a tracker that is none", f"{PRE} --report_to tensorbord", "'tensorbord'", "tensorboard"),
     bad("a tracker that is none", f"{SFT} --report_to tensorbord", "'tensorbord'", "tensorboard"),
     bad("a pattern that fits nothing", f"{PRE} --freeze model.laiers.*", "'model.laiers.*'", "fits no parameter"),
