@@ -112,7 +112,7 @@ def _measure(bench: Bench, design: Design, dtype: str, share: float) -> list[Fig
     peak = BF16 if dtype == "bfloat16" else FP32
     with bench.stage(section, [CONTENDER, *all_contenders]) as stage:
         entrants = [
-            Entrant(f"{name}, batch {batch}", name, {"batch": batch})
+            Entrant(f"{name}, batch {batch}", name, {"batch": batch}, units=2)
             for batch in o.decode_batches
             for name in kinds
             if name != LLAMA_CPP or batch == 1

@@ -129,7 +129,7 @@ def measure(bench: Bench) -> list[Figure]:
 def _measure(bench: Bench, design: Design) -> list[Figure]:
     section, o = f"training {design.name}", bench.options
     all_contenders = contenders(bench, design)
-    entrants = [Entrant(c.name, c.name) for c in all_contenders if c is not CONTENDER]
+    entrants = [Entrant(c.name, c.name, units=2) for c in all_contenders if c is not CONTENDER]
     with bench.stage(section, all_contenders) as stage:
         share = 1 / (len(bench.designs) - bench.designs.index(design))
         samples = bench.take_turns(stage, section, [entrant(BF16), entrant(FP32), *entrants], share=share)

@@ -43,6 +43,12 @@ def test_without_time_there_is_one_round(tmp_path):
     assert [s["value"] for s in samples["A"]] == [1.0]
 
 
+def test_of_several_units_in_a_turn_the_last_counts(tmp_path):
+    with Stage([contender("A", tmp_path / "diary")], tmp_path / "logs", time.monotonic() + LONG) as stage:
+        samples = stage.take_turns([Entrant("A", "A", units=3)], 2, time.monotonic() + LONG)
+    assert [s["value"] for s in samples["A"]] == [3.0, 6.0]
+
+
 def test_whoever_fails_is_left_out_with_the_reason_and_the_others_go_on(tmp_path):
     reasons = {
         "raises": "RuntimeError: no more memory; see ",
