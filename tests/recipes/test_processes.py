@@ -10,11 +10,15 @@ import time
 import pytest
 import torch
 from rhapsode.recipes.reporting.metrics_file import read_metrics
+from rhapsode.recipes.training.hardware import supports_bf16
 from safetensors.torch import load_file
 from training_processes import STRATEGIES, Training
 from transformers import AutoModelForCausalLM
 
 LOSS_TOLERANCE = 2e-5  # the same float32 terms summed in another order
+# Muon's iteration is in bfloat16 where the processor has it, and an update of 8 bits is rounded the other way now and
+# then; with the iteration in float32 the same seeds are within LOSS_TOLERANCE (2.8e-5 was the worst that was seen).
+ROUNDED_TOLERANCE = 1e-4
 NORM_TOLERANCE = 1e-3  # the same, after some steps: a norm adds up what the weights have drifted
 # Of the rate times the steps, which is the most that a weight moves: AdamW divides by the gradient's size, and makes a
 # rounding error in one near zero visible.
@@ -77,10 +81,12 @@ def test_two_processes_compute_what_one_does(command, tmp_path, seed, extra):
     for training in runs.values():
         finish(training)
     expected, final = logged(tmp_path / "one"), weights(tmp_path / "one")
-    norms, rate = logged(tmp_path / "one", "grad_norm"), MUON_RATE if "--optim=muon" in extra else RATE
+    is_muon = "--optim=muon" in extra
+    norms, rate = logged(tmp_path / "one", "grad_norm"), MUON_RATE if is_muon else RATE
+    tolerance = ROUNDED_TOLERANCE if is_muon and supports_bf16(torch.device("cpu")) else LOSS_TOLERANCE
     assert len(expected) == len(norms) == STEPS
     for name in STRATEGIES:
-        assert logged(tmp_path / name) == pytest.approx(expected, rel=LOSS_TOLERANCE), name
+        assert logged(tmp_path / name) == pytest.approx(expected, rel=tolerance), name
         assert logged(tmp_path / name, "grad_norm") == pytest.approx(norms, rel=NORM_TOLERANCE), name
         found = weights(tmp_path / name)
         assert found.keys() == final.keys()
@@ -89,7 +95,7 @@ def test_two_processes_compute_what_one_does(command, tmp_path, seed, extra):
         facts = json.loads((tmp_path / name / "run.json").read_text())
         assert (facts["processes"], facts["parallelism"]) == (2, name)
         evaluated = [json.loads((tmp_path / run / "results.json").read_text())["eval_loss"] for run in ("one", name)]
-        assert evaluated[0] == pytest.approx(evaluated[1], rel=LOSS_TOLERANCE)
+        assert evaluated[0] == pytest.approx(evaluated[1], rel=tolerance)
         AutoModelForCausalLM.from_pretrained(tmp_path / name)
 
 
