@@ -47,6 +47,7 @@ def without_rhapsode() -> str:
 
 DERIVATIVE = 1e-5  # central differences in float64: the step squared (1e-8), and rounding over the step (1e-8)
 STEP = 3e-7  # along a direction of length about 300
+RIGHT, DRAWS = 3, 8
 
 
 @pytest.fixture(scope="session")
@@ -74,16 +75,22 @@ def derivatives():
 
 @pytest.fixture(scope="session")
 def is_the_derivative(derivatives):
-    """Whether the gradient is right to `DERIVATIVE`, in one of `draws` directions: one may cross a kink, which has no
-    derivative, and a gradient that is wrong is right in none."""
+    """Whether the gradient is right to `DERIVATIVE` in `RIGHT` of up to `DRAWS` draws of a model, its loss (what `make`
+    gives) and a direction.
 
-    def check(model, loss, draws: int = 1) -> bool:
-        for _ in range(draws):
-            slope, measured = derivatives(model, loss)
-            assert abs(slope) > 100 * DERIVATIVE, "nothing depends on the parameters"
-            if slope == pytest.approx(measured, rel=DERIVATIVE, abs=DERIVATIVE):
-                return True
-        return False
+    A step in thirty crosses a kink, which has no derivative; a wrong gradient of one matrix is right by chance in one
+    of 600. Six failures of the one or three of the other among eight draws come less than once in a million.
+    """
+
+    def check(make) -> bool:
+        right = 0
+        for draw in range(DRAWS):
+            slope, measured = derivatives(*make())
+            close = slope == pytest.approx(measured, rel=DERIVATIVE, abs=DERIVATIVE)
+            right += close and abs(slope) > 100 * DERIVATIVE  # where nothing depends on the parameters it is 0
+            if right == RIGHT or draw - right >= DRAWS - RIGHT:
+                break
+        return right == RIGHT
 
     return check
 

@@ -21,3 +21,8 @@ UNK = "<|unk|>"
 # looks like a special token inside a message, which then no longer is one, and the tokenizer's normalizer takes it out
 # again, after the special tokens have been recognised: the model reads the message as it was written.
 BREAKER = "\ufdd0"
+
+
+def up_to_end(ids: list[int], ends: list[int]) -> list[int]:
+    """What was written: the ids up to the first that ends a text, with it; all of them where there is none."""
+    return ids[: next((i + 1 for i, token in enumerate(ids) if token in ends), len(ids))]

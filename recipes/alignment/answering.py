@@ -15,6 +15,7 @@ from accelerate.utils import parse_flag_from_env
 from transformers import PreTrainedTokenizerBase, set_seed
 
 from ...tokenization.encoding import encode_conversation
+from ...tokenization.special_tokens import up_to_end
 from ..options.base import UserError
 
 Messages = list[dict]
@@ -50,7 +51,7 @@ def answer(model, tokenizer, prompts: list[list[int]], max_new_tokens: int, batc
                 eos_token_id=tokenizer.eos_token_id,
                 **settings,
             )
-        answers += [_until_end(row, tokenizer.eos_token_id) for row in out[:, ids.shape[1] :].tolist()]
+        answers += [up_to_end(row, [tokenizer.eos_token_id]) for row in out[:, ids.shape[1] :].tolist()]
     return answers
 
 
@@ -101,7 +102,3 @@ def padded(rows: list[list[int]], pad: int, device, left: bool) -> tuple[torch.T
         for f, row in zip(fill, rows, strict=True)
     ]
     return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
-
-
-def _until_end(ids: list[int], end: int) -> list[int]:
-    return ids[: ids.index(end) + 1] if end in ids else ids

@@ -7,6 +7,7 @@ import torch
 from transformers import TextStreamer, set_seed
 
 from ...tokenization.encoding import encode_prompt
+from ...tokenization.special_tokens import up_to_end
 from ..alignment.answering import drawing, padded
 from ..options.base import UserError
 from ..options.generate import GenerateOptions
@@ -43,7 +44,8 @@ def write(
             stopping_criteria=[_has_said(tokenizer, until, ids.shape[1])] if until else None,
             **settings,
         )
-    return [_trimmed(row, ends, settings["pad_token_id"]) for row in out[:, ids.shape[1] :].tolist()]
+    new = [up_to_end(row, ends) for row in out[:, ids.shape[1] :].tolist()]
+    return [_up_to_text(tokenizer, until, row) for row in new] if until else new
 
 
 def end_tokens(model, tokenizer) -> list[int]:
@@ -54,21 +56,29 @@ def end_tokens(model, tokenizer) -> list[int]:
 
 
 def _has_said(tokenizer, until: Sequence[str], start: int) -> Callable:
-    """Which rows have one of the texts among their last tokens: a token has a byte at least, so that few suffice."""
-    longest = max(len(text.encode()) for text in until) + 4
+    """Which rows have one of the texts at their end, as transformers asks after each token."""
 
     def has_said(rows: torch.Tensor, scores, **kwargs) -> torch.Tensor:
-        ends = tokenizer.batch_decode(rows[:, max(start, rows.shape[1] - longest) :])
-        return torch.tensor([any(text in end for text in until) for end in ends], device=rows.device)
+        said = [_says(tokenizer, until, row) for row in rows[:, max(start, rows.shape[1] - _longest(until)) :].tolist()]
+        return torch.tensor(said, device=rows.device)
 
     return has_said
 
 
-def _trimmed(ids: list[int], ends: list[int], pad: int) -> list[int]:
-    ids = ids[: next((i + 1 for i, token in enumerate(ids) if token in ends), len(ids))]
-    while ids and ids[-1] == pad and pad not in ends:
-        ids = ids[:-1]
-    return ids
+def _up_to_text(tokenizer, until: Sequence[str], ids: list[int]) -> list[int]:
+    """A row that has said one of the texts is padded as long as others of its batch go on."""
+    ends = (i for i in range(1, len(ids) + 1) if _says(tokenizer, until, ids[max(0, i - _longest(until)) : i]))
+    return ids[: next(ends, len(ids))]
+
+
+def _says(tokenizer, until: Sequence[str], ids: list[int]) -> bool:
+    end = tokenizer.decode(ids)
+    return any(text in end for text in until)
+
+
+def _longest(until: Sequence[str]) -> int:
+    """So many tokens hold any of the texts: a token has a byte at least."""
+    return max(len(text.encode()) for text in until) + 4
 
 
 def probabilities(model, tokenizer, ids: list[int], new: list[int]) -> list[dict]:

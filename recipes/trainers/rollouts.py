@@ -12,6 +12,7 @@ from torch.utils.data import Sampler
 from transformers import GenerationConfig
 from trl.data_utils import is_conversational
 
+from ...tokenization.special_tokens import up_to_end
 from .config import PPOConfig
 
 
@@ -90,12 +91,7 @@ def generate(policy, prompt_ids: list[list[int]], generation_config, eos_ids: li
     ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompt_ids], device=policy.device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompt_ids], device=policy.device)
     output = policy.generate(input_ids=ids, attention_mask=mask, generation_config=generation_config)
-    return [up_to_eos(row, eos_ids) for row in output[:, width:].tolist()]
-
-
-def up_to_eos(ids: list[int], eos_ids: list[int]) -> list[int]:
-    end = next((i for i, token in enumerate(ids) if token in eos_ids), len(ids) - 1)
-    return ids[: end + 1]
+    return [up_to_end(row, eos_ids) for row in output[:, width:].tolist()]
 
 
 def right_padded(prompt_ids: list[list[int]], completion_ids: list[list[int]], pad: int, device) -> dict:

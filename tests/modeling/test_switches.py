@@ -4,10 +4,13 @@ Along a random direction through all parameters of a small model with every para
 field that is neither in `SWITCHES` nor in `NO_ARITHMETIC` fails a test.
 """
 
+from functools import partial
+
 import pytest
 import torch
 from rhapsode import RhapsodeConfig
 from rhapsode.modeling.validation import CHOICES
+from torch.nn import functional as F
 from transformers.activations import ACT2FN
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -76,7 +79,6 @@ NO_ARITHMETIC = {
 }
 SIZES = {"vocab_size": 40, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 SIZES |= {"intermediate_size": 48, "max_position_embeddings": 32}
-DRAWS = 4  # directions, for what has kinks: a step of 3e-7 crosses one in few
 
 
 def test_no_switch_is_forgotten():
@@ -88,35 +90,44 @@ def test_no_switch_is_forgotten():
     assert kinds == {"default", *ROPE_INIT_FUNCTIONS}
 
 
-def measured_loss(model, seed: int):
-    x = torch.randint(3, SIZES["vocab_size"], (2, 12))
+@pytest.fixture
+def drawn(seed, randomised):
+    """Of a configuration a model in float64 and its loss on random tokens, another one each time."""
 
-    def loss():
-        torch.manual_seed(seed)  # the same draws of dropout each time
-        logits = model(x, use_cache=False).logits[:, :-1]
-        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), x[:, 1:].flatten())
+    def make(train: bool = False, **overrides):
+        model = randomised(RhapsodeConfig(**SIZES | overrides)).double().train(train)
+        x = torch.randint(3, SIZES["vocab_size"], (2, 12))
 
-    return loss
+        def loss():
+            with torch.random.fork_rng():
+                torch.manual_seed(seed)  # the same draws of dropout each time
+                logits = model(x, use_cache=False).logits[:, :-1]
+            return F.cross_entropy(logits.flatten(0, 1), x[:, 1:].flatten())
+
+        return model, loss
+
+    return make
 
 
 @pytest.mark.parametrize("kernel", ["eager", "sdpa"])
 @pytest.mark.parametrize("field", [name for name in SWITCHES if name != "hidden_act"])
-def test_the_gradient_is_the_derivative(field, kernel, seed, is_the_derivative, randomised):
+def test_the_gradient_is_the_derivative(field, kernel, is_the_derivative, drawn):
     for overrides in SWITCHES[field]:
-        model = randomised(RhapsodeConfig(**SIZES | overrides, attn_implementation=kernel)).double()
-        model.train(mode="dropout" in field)
-        assert is_the_derivative(model, measured_loss(model, seed), DRAWS), overrides
+        make = partial(drawn, "dropout" in field, attn_implementation=kernel, **overrides)
+        assert is_the_derivative(make), overrides
 
 
-def test_of_every_activation_too(seed, is_the_derivative, randomised):
+def test_of_every_activation_too(is_the_derivative, drawn):
     for overrides in SWITCHES["hidden_act"]:
-        model = randomised(RhapsodeConfig(**SIZES | overrides)).double()
-        assert is_the_derivative(model, measured_loss(model, seed), DRAWS), overrides
+        assert is_the_derivative(partial(drawn, **overrides)), overrides
 
 
 # Of an error of a tenth of a percent one direction in some dozens shows too little, where this matrix hardly counts.
 @pytest.mark.parametrize("wrong", [0.9, 1.1, 0.0])
-def test_a_wrong_gradient_of_one_matrix_is_noticed(wrong, seed, is_the_derivative, randomised):
-    model = randomised(RhapsodeConfig(**SIZES)).double()
-    model.model.layers[1].mlp.up_proj.weight.register_hook(lambda grad: wrong * grad)
-    assert not is_the_derivative(model, measured_loss(model, seed), DRAWS)
+def test_a_wrong_gradient_of_one_matrix_is_noticed(wrong, is_the_derivative, drawn):
+    def make():
+        model, loss = drawn()
+        model.model.layers[1].mlp.up_proj.weight.register_hook(lambda grad: wrong * grad)
+        return model, loss
+
+    assert not is_the_derivative(make)

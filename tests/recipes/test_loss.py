@@ -54,9 +54,13 @@ def test_equals_the_loss_of_the_whole_logits(switches, chunk, seed):
 @pytest.mark.parametrize("chunk", [7, 1000])
 def test_its_gradient_is_the_derivative(switches, chunk, seed, is_the_derivative):
     """By central differences in float64, through the whole model."""
-    model = RhapsodeForCausalLM(RhapsodeConfig.from_preset("rhapsode-10m-tiny", **SWITCHES[switches])).double()
-    batch, loss = batch_of(model.config), NextTokenLoss(model, chunk)
-    assert is_the_derivative(model, lambda: loss(batch, torch.tensor(50)))
+
+    def make():
+        model = RhapsodeForCausalLM(RhapsodeConfig.from_preset("rhapsode-10m-tiny", **SWITCHES[switches])).double()
+        batch, loss = batch_of(model.config), NextTokenLoss(model, chunk)
+        return model, lambda: loss(batch, torch.tensor(50))
+
+    assert is_the_derivative(make)
 
 
 def test_under_autocast(seed):

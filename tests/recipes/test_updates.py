@@ -13,8 +13,9 @@ from torch import nn
 
 ROUNDING = 1e-5  # sums of squares in float32
 # Of a sample of n values whose squares have a standard deviation of c times their mean, the norm is off by about
-# c / (2 sqrt(n)); for normal values c is 1.4, for n = 20,000 that is 0.5%. Six times that never happens.
-SAMPLING = 0.03
+# c / (2 sqrt(n)). Below c is 2.2 of the changes and 2.1 of the weights, n about 45,000: 0.5% each, 0.7% of the ratio.
+# Six times that never happens.
+SAMPLING = 0.043
 
 
 def network() -> nn.Module:
@@ -58,13 +59,13 @@ def test_weights_out_of_sight_give_no_figure():
 
 def test_a_sample_estimates_what_a_whole_copy_measures(seed):
     """Also where every second column stands still: a plain stride, 12 here, would see those alone."""
-    weights = [nn.Parameter(torch.randn(512, 256) * torch.linspace(0.1, 3, 256)), nn.Parameter(torch.randn(100_000))]
+    weights = [nn.Parameter(torch.randn(2048, 256) * torch.linspace(0.1, 3, 256)), nn.Parameter(torch.randn(400_000))]
     copies = [p.detach().clone() for p in weights]
-    probe = UpdateProbe(weights, sample=20_000)
+    probe = UpdateProbe(weights, sample=80_000)
     before = probe.take()
-    assert sum(map(torch.Tensor.numel, before)) <= 20_000
+    assert sum(map(torch.Tensor.numel, before)) <= 80_000
     with torch.no_grad():
-        weights[0] += 0.1 * torch.randn(512, 256) * (torch.arange(256) % 2)
+        weights[0] += 0.1 * torch.randn(2048, 256) * (torch.arange(256) % 2)
         weights[1] *= 0.99
     assert probe.compare(before) == pytest.approx(norms(copies, weights), rel=SAMPLING)
 
