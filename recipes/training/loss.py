@@ -22,13 +22,18 @@ from torch.nn import functional as F
 from ..data.tokens import IGNORED
 from .liger import liger_loss
 
-LOGITS = 2**23  # numbers that are held at once
 FEWEST = 128  # tokens; with fewer, summing up the head's gradient takes more than an eighth of the time
 
 
-def chunk_size(vocab_size: int) -> int:
-    """How many tokens' logits are held at once: 1,024 of a vocabulary of 8k, 128 from 64k on."""
-    return max(FEWEST, LOGITS // vocab_size)
+def held(device: torch.device) -> int:
+    """How many numbers are computed at once, of logits and of the head's gradient: as many as a CPU has in its caches,
+    and as many as keep any other device busy."""
+    return 2**21 if device.type == "cpu" else 2**25
+
+
+def chunk_size(vocab_size: int, device: torch.device) -> int:
+    """How many tokens' logits are held at once: on a CPU 256 of a vocabulary of 8k, 128 from 16k on."""
+    return max(FEWEST, held(device) // vocab_size)
 
 
 class NextTokenLoss(nn.Module):
@@ -84,7 +89,7 @@ def chunked_loss(
     hidden, labels, weight, bias, scale_logits, chunk: int | None = None, z_loss: float = 0.0
 ) -> torch.Tensor:
     """Sum of the losses of (N, D) hidden states, in float32, with the gradient of the z-loss and without its value."""
-    chunk = chunk or chunk_size(len(weight))
+    chunk = chunk or chunk_size(len(weight), hidden.device)
     return _ChunkedLoss.apply(hidden, labels, weight, bias, scale_logits, chunk, z_loss)
 
 
@@ -94,27 +99,30 @@ class _ChunkedLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, labels, weight, bias, scale_logits, chunk, z_loss):
         exact = torch.promote_types(hidden.dtype, torch.float32)
-        ctx.needed = needed = [ctx.needs_input_grad[i] for i in (0, 2, 3)]
-        grads = [torch.zeros_like(hidden)] if needed[0] else []
-        sums = [torch.zeros_like(p, dtype=exact) for p, needs in zip((weight, bias), needed[1:], strict=True) if needs]
+        of_hidden, of_weight, of_bias = ctx.gradients = [
+            torch.zeros_like(x, dtype=dtype) if ctx.needs_input_grad[i] else None
+            for i, x, dtype in ((0, hidden, hidden.dtype), (2, weight, exact), (3, bias, exact))
+        ]
+        rows = max(1, held(hidden.device) // hidden.shape[1])
         total = torch.zeros((), dtype=exact, device=hidden.device)
-        # In the format of the products once, and not in each of them; so their gradients are that small too.
-        hidden, weight, bias = (
-            _for_products(x, needs) for x, needs in zip((hidden, weight, bias), needed, strict=True)
-        )
+        # In the format of the products once, and not in each of them.
+        hidden, weight, bias = (None if x is None else x.detach().to(_format(x)) for x in (hidden, weight, bias))
         for start in range(0, len(labels), chunk):
             part = slice(start, start + chunk)
             with torch.enable_grad():
-                h = hidden[part].detach().requires_grad_(needed[0])
-                logits = scale_logits(F.linear(h, weight, bias))  # (chunk, V)
+                raw = F.linear(hidden[part], weight, bias).requires_grad_()  # (chunk, V)
+                logits = scale_logits(raw)
             loss, grad = cross_entropy(logits.detach().to(exact), labels[part], z_loss)
-            wanted = [x for x, needs in zip((h, weight, bias), needed, strict=True) if needs]
-            found = list(torch.autograd.grad(logits, wanted, grad.to(logits.dtype))) if wanted else []
             total += loss
-            for summed in [grad[part] for grad in grads] + sums:
-                summed += found.pop(0)
-            del logits, grad  # before the next ones are made
-        ctx.gradients = [*grads, *sums]
+            (grad,) = torch.autograd.grad(logits, raw, grad.to(logits.dtype))
+            if of_hidden is not None:
+                of_hidden[part] = grad @ weight
+            if of_weight is not None:
+                for sums, columns in zip(of_weight.split(rows), grad.split(rows, dim=1), strict=True):
+                    sums += columns.T @ hidden[part]
+            if of_bias is not None:
+                of_bias += grad.sum(0, dtype=exact)
+            del raw, logits, grad  # before the next ones are made
         return total
 
     @staticmethod
@@ -122,17 +130,14 @@ class _ChunkedLoss(torch.autograd.Function):
         # Handed over, not kept: a parameter then takes the tensor for its gradient, and no copy of it.
         gradients, ctx.gradients = ctx.gradients, None
         assert gradients is not None, "the gradients of the chunked loss are there for one backward pass"
-        hidden, weight, bias = (gradients.pop(0).mul_(grad_output) if needs else None for needs in ctx.needed)
+        hidden, weight, bias = (None if grad is None else grad.mul_(grad_output) for grad in gradients)
         return hidden, None, weight, bias, None, None, None
 
 
-def _for_products(x: torch.Tensor | None, needs_grad: bool) -> torch.Tensor | None:
-    """A leaf of its own in the number format that products are computed in."""
-    if x is None:
-        return None
+def _format(x: torch.Tensor) -> torch.dtype:
+    """The number format that products are computed in."""
     kind = x.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-    return x.detach().to(dtype).requires_grad_(needs_grad)
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, z_loss: float) -> tuple[torch.Tensor, torch.Tensor]:

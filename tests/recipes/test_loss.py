@@ -4,6 +4,7 @@ import pytest
 import torch
 from rhapsode import RhapsodeConfig, RhapsodeForCausalLM
 from rhapsode.recipes.data.tokens import IGNORED
+from rhapsode.recipes.training import loss as loss_module
 from rhapsode.recipes.training.loss import NextTokenLoss, chunk_size, chunked_loss, cross_entropy
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -129,8 +130,10 @@ def plain_loss(hidden, labels, weight, bias, scale_logits, z_loss) -> tuple[torc
 @pytest.mark.parametrize("scale", [lambda x: x, lambda x: 2 * torch.tanh(0.7 * x / 2)], ids=["plain", "capped"])
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("chunk", [3, 100])
-def test_z_loss_against_the_formula(scale, with_bias, chunk, seed):
+@pytest.mark.parametrize("numbers", [1, 60, 10**6])  # 1, 7 and all 30 rows of the head's gradient at once
+def test_z_loss_against_the_formula(scale, with_bias, chunk, numbers, monkeypatch, seed):
     """The value is the cross entropy alone, the gradient that of the sum; in float64."""
+    monkeypatch.setattr(loss_module, "held", lambda device: numbers)
     inputs = [torch.randn(17, 8).double(), torch.randn(30, 8).double(), torch.randn(30).double() if with_bias else None]
     labels = torch.randint(30, (17,))
     leaves = [x.requires_grad_() for x in inputs if x is not None]
@@ -197,15 +200,14 @@ def test_pure_bfloat16(seed):
 
 def test_a_model_wrapped_at_the_wrong_place_is_noticed(monkeypatch, seed):
     """Under FSDP2 a head that is sharded within the forward pass would get a gradient of this process's tokens only."""
-    from rhapsode.recipes.training import loss as module
 
     class Sharded:
         class device_mesh:
             mesh_dim_names = ("dp",)
 
-    monkeypatch.setattr(module, "DTensor", Sharded)
+    monkeypatch.setattr(loss_module, "DTensor", Sharded)
     with pytest.raises(AssertionError, match="fully_shard the NextTokenLoss"):
-        module._whole(Sharded())
+        loss_module._whole(Sharded())
 
 
 @pytest.mark.parametrize("z_loss", [0.0, 0.1])
@@ -224,6 +226,7 @@ def test_its_gradient_in_closed_form(seed, z_loss, scale):
 
 
 def test_the_vocabulary_says_how_many_tokens_are_taken_at_once():
-    assert chunk_size(8192) == 1024
-    assert chunk_size(128_000) * 128_000 < 2**24 + 1
-    assert chunk_size(10**7) == chunk_size(10**6)
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert chunk_size(8192, cpu) == 256 and chunk_size(8192, gpu) == 4096
+    assert chunk_size(128_000, cpu) * 128_000 < 2**24 + 1
+    assert chunk_size(10**7, cpu) == chunk_size(10**6, cpu) == chunk_size(10**7, gpu)
