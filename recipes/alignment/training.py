@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 import transformers
 import trl
-from accelerate.utils import parse_flag_from_env
+from accelerate.utils import broadcast_object_list, parse_flag_from_env
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -119,7 +119,7 @@ def arguments(job: Job, config_class: type[TrainingArguments], rate: float, **ow
 def train(job: Job, trainer_class: type, args: TrainingArguments) -> dict:
     """Train, save, and return the sums of the run; all processes call it."""
     trainer = build(job, trainer_class, args)
-    trainer.identity = identity(job, trainer)
+    trainer.identity = broadcast_object_list([identity(job, trainer) if args.process_index == 0 else None])[0]
     newest = trainer.newest_checkpoint() if job.options.resume else None
     if args.process_index == 0:
         begin(job.options, job.command, job.tokenizer, _facts(job, args))

@@ -28,6 +28,7 @@ from rhapsode.recipes import pretrain
 from rhapsode.recipes.cli import run_command
 from rhapsode.recipes.trainers.ppo import PPOTrainer
 from rhapsode.recipes.training.sealing import damage, newest_whole
+from safetensors.torch import load_file, save_file
 from small_chats import chats, prompts, write_splits
 from trl import SFTTrainer
 
@@ -181,6 +182,23 @@ def test_a_dataset_that_became_shorter_is_refused(sources, capsys, tmp_path, com
     assert "--dataset" in line and "start a new run" in line
     assert differing(directory, expected) == []  # and what was finished is still there
     assert newest_is_whole(directory, command) == 4
+
+
+def test_other_weights_to_start_from_are_refused(sources, capsys, tmp_path):
+    """Under the same name: they would be another base of the adapter. Written once more they are the same."""
+    changes = (*SHORT, "--use_peft", f"--model={shutil.copytree(sources.model, tmp_path / 'base')}")
+    assert run_command("sft", sources.arguments("sft", "sft-base", *changes)) == 0
+    expected, directory = weights(sources.root / "sft-base"), sources.root / "sft-base"
+    file, content = tmp_path / "base" / "model.safetensors", load_file(tmp_path / "base" / "model.safetensors")
+    shutil.copy2(file, tmp_path / "copy")
+    shutil.copy(tmp_path / "copy", file)
+    unfinished_copy(sources, directory, "sft-rewritten")
+    assert resume(sources, "sft", "sft-rewritten", capsys, *changes)[0] == 0
+    assert differing(sources.root / "sft-rewritten", expected) == []
+    save_file({name: 1.01 * tensor for name, tensor in content.items()}, file, {"format": "pt"})
+    line = said_in_one_line(*resume(sources, "sft", "sft-base", capsys, *changes), "sft")
+    assert "--resume with other weights of --model than" in line and "start a new run" in line
+    assert differing(directory, expected) == []
 
 
 def test_another_number_of_processes_is_refused(sources, whole, capsys):
