@@ -194,9 +194,8 @@ def write(family: Family, ours: RhapsodeConfig) -> PreTrainedConfig:
 
 def describe(config: RhapsodeConfig) -> dict:
     """The network that a configuration defines, in a form in which equal networks have equal entries."""
-    layers = range(config.num_hidden_layers)
-    types = [config.attention_type(i) for i in layers]
-    rotates = [int(config.uses_rope(i)) for i in layers]
+    types = config.attention_types()
+    rotates = [int(config.uses_rope(i)) for i in range(config.num_hidden_layers)]
     out = {name: getattr(config, name, None) for name in (*SIZES, *PLAIN) if name not in TRAINING}  # RoPE may be absent
     if config.attention_multiplier is None:
         out["attention_multiplier"] = config.head_dim**-0.5

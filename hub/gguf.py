@@ -136,7 +136,7 @@ def check_architecture(config, family: str) -> None:
     wrong = [f"{k}={getattr(config, k)!r}, where it has {v!r}" for k, v in wanted.items() if getattr(config, k) != v]
     if config.hidden_act not in row.acts:
         wrong.append(f"hidden_act={config.hidden_act!r}, where it has {row.acts[0]!r}")
-    if any(config.attention_type(i) != "full_attention" for i in range(config.num_hidden_layers)):
+    if set(config.attention_types()) != {"full_attention"}:
         wrong.append(f"sliding_window={config.sliding_window}, where it has none")
     if rope.get("rope_type", "default") not in ("default", "linear", "llama3"):
         wrong.append(f"rope_type={rope['rope_type']!r}, where default, linear and llama3 are written")

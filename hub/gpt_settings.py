@@ -5,7 +5,7 @@
 
 import math
 
-from .llama_settings import layer_kinds, read_window, write_window
+from .llama_settings import read_window, write_window
 
 
 def read_inner(theirs) -> dict:
@@ -77,7 +77,7 @@ def read_gpt_neo(theirs) -> dict:
 
 
 def write_gpt_neo(ours) -> dict:
-    types = ["local" if kind == "sliding_attention" else "global" for kind in layer_kinds(ours)]
+    types = ["local" if kind == "sliding_attention" else "global" for kind in ours.attention_types()]
     fields = {"attention_types": [[types, 1]], "intermediate_size": ours.intermediate_size}
     return fields | ({"window_size": ours.sliding_window} if "local" in types else {})
 

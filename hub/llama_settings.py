@@ -11,10 +11,6 @@ WINDOWS = ("sliding_window", "layer_types")
 # Sliding windows
 
 
-def layer_kinds(config) -> list[str]:
-    return [config.attention_type(i) for i in range(config.num_hidden_layers)]
-
-
 def read_windows(theirs) -> dict:
     """`layer_types` and a window: the list is kept only where the layers differ."""
     types = theirs.layer_types
@@ -25,13 +21,13 @@ def read_windows(theirs) -> dict:
 
 
 def write_windows(ours) -> dict:
-    types = layer_kinds(ours)
+    types = ours.attention_types()
     return {"layer_types": types} | ({"sliding_window": ours.sliding_window} if "sliding_attention" in types else {})
 
 
 def write_switched_windows(ours) -> dict:
     """As Qwen does: the window counts only where `use_sliding_window` is set."""
-    return write_windows(ours) | {"use_sliding_window": "sliding_attention" in layer_kinds(ours)}
+    return write_windows(ours) | {"use_sliding_window": "sliding_attention" in ours.attention_types()}
 
 
 def read_switched_windows(theirs) -> dict:
@@ -48,7 +44,7 @@ def read_window(theirs) -> dict:
 
 
 def write_window(ours) -> dict:
-    return {"sliding_window": None if "full_attention" in layer_kinds(ours) else ours.sliding_window}
+    return {"sliding_window": None if "full_attention" in ours.attention_types() else ours.sliding_window}
 
 
 SWITCHED_WINDOWS = {

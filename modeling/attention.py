@@ -37,7 +37,7 @@ class RhapsodeAttention(nn.Module):
         self.head_dim, self.num_key_value_groups = C, H // K
         self.scaling = C**-0.5 if config.attention_multiplier is None else config.attention_multiplier
         self.attention_dropout = config.attention_dropout
-        is_sliding = config.attention_type(layer_idx) == "sliding_attention"
+        is_sliding = config.attention_types()[layer_idx] == "sliding_attention"
         self.sliding_window = config.sliding_window if is_sliding else None
         self.use_rope = config.uses_rope(layer_idx)
         self.rotate = rotate_interleaved if config.rope_interleaved else rotate_half_split

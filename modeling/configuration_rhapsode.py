@@ -111,11 +111,11 @@ class RhapsodeConfig(PreTrainedConfig):
         """Called again by transformers before saving, since fields can be edited after construction."""
         check_architecture(self)
 
-    def attention_type(self, layer_idx: int) -> str:
-        """`"full_attention"` or `"sliding_attention"`, as transformers' caches read the fields."""
+    def attention_types(self) -> list[str]:
+        """`"full_attention"` or `"sliding_attention"` for each layer, as transformers' caches read the fields."""
         if (types := getattr(self, "layer_types", None)) is not None:
-            return types[layer_idx]
-        return "full_attention" if self.sliding_window is None else "sliding_attention"
+            return list(types)
+        return ["full_attention" if self.sliding_window is None else "sliding_attention"] * self.num_hidden_layers
 
     def uses_rope(self, layer_idx: int) -> bool:
         rotates = self.no_rope_layers or [1] * self.num_hidden_layers

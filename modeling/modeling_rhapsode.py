@@ -82,6 +82,7 @@ class RhapsodeModel(RhapsodePreTrainedModel):
         self.dropout = nn.Dropout(config.embedding_dropout)
         self.layers = nn.ModuleList([RhapsodeDecoderLayer(config, i) for i in range(config.num_hidden_layers)])
         self.norm = nn.Identity() if config.norm_order == "post" else build_norm(config)
+        self.attention_types = config.attention_types()  # of each layer; looking it up there takes as long as a norm
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -112,8 +113,9 @@ class RhapsodeModel(RhapsodePreTrainedModel):
         hidden_states = self.embed(inputs_embeds, position_ids)
         rotary = None if self.rotary_emb is None else self.rotary_emb(hidden_states, position_ids=position_ids)
         kwargs |= {"position_ids": position_ids, "past_key_values": past_key_values, "use_cache": use_cache}
-        for i, decoder_layer in enumerate(self.layers[: self.config.num_hidden_layers]):
-            hidden_states = decoder_layer(hidden_states, masks[self.config.attention_type(i)], rotary, **kwargs)
+        layers = self.layers[: self.config.num_hidden_layers]
+        for kind, decoder_layer in zip(self.attention_types, layers, strict=False):  # layers can be taken off the end
+            hidden_states = decoder_layer(hidden_states, masks[kind], rotary, **kwargs)
         return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
 
     def embed(self, inputs_embeds: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
@@ -138,9 +140,8 @@ class RhapsodeModel(RhapsodePreTrainedModel):
             documents = masking_utils.find_packed_sequence_indices(position_ids.expand(len(inputs_embeds), -1))
             if documents is not None and "flash" not in self.config._attn_implementation:  # flash reads position_ids
                 arguments["and_mask_function"] = masking_utils.packed_sequence_mask_function(documents)
-        kinds = {self.config.attention_type(i) for i in range(self.config.num_hidden_layers)}
         build = masking_utils.LAYER_PATTERN_TO_MASK_FUNCTION_MAPPING
-        return {kind: build[kind](**arguments) for kind in sorted(kinds)}
+        return {kind: build[kind](**arguments) for kind in sorted(set(self.attention_types))}
 
 
 class RhapsodeForCausalLM(RhapsodePreTrainedModel, GenerationMixin):

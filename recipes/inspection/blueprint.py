@@ -122,7 +122,7 @@ def cache(config) -> dict | None:
         return None
     longest, window = config.max_position_embeddings, config.sliding_window
     each = 2 * config.num_key_value_heads * config.head_dim
-    kinds = [config.attention_type(i) for i in range(config.num_hidden_layers)]
+    kinds = config.attention_types()
     lengths = sorted({max(1, round(longest * i / LENGTHS)) for i in range(LENGTHS + 1)})
     sizes = [sum(2 * each * (min(T, window) if "sliding" in kind else T) for kind in kinds) for T in lengths]
     return {"per_token": 2 * each * len(kinds), "lengths": lengths, "bytes": sizes}

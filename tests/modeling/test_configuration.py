@@ -121,4 +121,4 @@ def test_layer_kinds_follow_transformers_caches(name, configure):
 
     config = configure(name)
     kinds, _ = get_layer_types_and_kwargs(config)
-    assert [config.attention_type(i) for i in range(config.num_hidden_layers)] == kinds
+    assert config.attention_types() == kinds

@@ -46,7 +46,7 @@ def reference(config, weights: dict, ids: torch.Tensor) -> torch.Tensor:
             q, k = norm(q, f"{name}.q_norm"), norm(k, f"{name}.k_norm")
         heads = []
         distance = torch.arange(T)[:, None] - torch.arange(T)
-        sliding = c.attention_type(layer) == "sliding_attention"
+        sliding = c.attention_types()[layer] == "sliding_attention"
         hidden = (distance < 0) | (sliding and distance >= (c.sliding_window or T))
         for h in range(H):
             g = h // (H // K)
