@@ -13,6 +13,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,10 +29,15 @@ TORCH_WRITER = "inline_container"  # the file of torch that names itself in what
 def seal(temporary: Path, final: Path) -> None:
     """Flush and hash every file of `temporary`, and give it the name `final`, whatever had it before."""
     files = {str(p.relative_to(temporary)): p for p in sorted(temporary.rglob("*")) if p.is_file()}
-    entries = {name: {"size": p.stat().st_size, "sha256": _hash(p)} for name, p in files.items()}
+    with ThreadPoolExecutor() as pool:  # one file is read while another one is on its way to the disk
+        hashes = pool.map(_hash, files.values())
+        list(pool.map(_sync, temporary.rglob("*")))
+        entries = {
+            name: {"size": p.stat().st_size, "sha256": h} for (name, p), h in zip(files.items(), hashes, strict=True)
+        }
     (temporary / MANIFEST).write_text(json.dumps(entries, indent=1), encoding="utf-8")
-    for path in [*temporary.rglob("*"), temporary]:
-        _sync(path)
+    _sync(temporary / MANIFEST)
+    _sync(temporary)
     if final.exists():
         shutil.rmtree(final)
     temporary.rename(final)
@@ -45,15 +51,17 @@ def damage(path: Path) -> str | None:
         expected = {name: (entry["size"], entry["sha256"]) for name, entry in manifest.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"no readable {MANIFEST}"
-    for name, (size, digest) in expected.items():
+    for name, (size, _) in expected.items():
         file = path / name
         if not file.is_file():
             return f"{name} is missing"
         if file.stat().st_size != size:
             return f"{name} has {file.stat().st_size} bytes in place of {size}"
-        if _hash(file) != digest:
-            return f"{name} does not match its hash"
-    return None
+    with ThreadPoolExecutor() as pool:
+        hashes = pool.map(lambda name: _hash(path / name), expected)
+        differing = (name for name, digest in zip(expected, hashes, strict=True) if digest != expected[name][1])
+        name = next(differing, None)
+    return name and f"{name} does not match its hash"
 
 
 def numbered(root: Path, prefix: str) -> list[Path]:
