@@ -4,7 +4,7 @@ configuration_rhapsode   the switches             norms         LayerNorm, RMSNo
 validation               which combinations exist positions     rotary, learned and sinusoidal positions
 presets                  the named designs        attention     queries, keys, values
 modeling_rhapsode        the models               feedforward   the layer between attentions
-                                                  block         how they are wired
+caches                   the cache's two names     block         how they are wired
 """
 
 from . import modeling_rhapsode

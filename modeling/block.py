@@ -14,6 +14,7 @@ from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention import RhapsodeAttention
+from .caches import one_cache
 from .feedforward import RhapsodeGatedMLP, RhapsodeMLP
 from .norms import build_norm
 
@@ -74,8 +75,18 @@ class RhapsodeDecoderLayer(GradientCheckpointingLayer):
     def add(self, x: torch.Tensor, update: torch.Tensor) -> torch.Tensor:
         return torch.add(x, self.dropout(update), alpha=self.residual_multiplier)
 
-    def forward(self, hidden_states, attention_mask=None, position_embeddings=None, past_key_values=None, **kwargs):
+    def forward(
+        self,
+        hidden_states,
+        attention_mask=None,
+        position_embeddings=None,
+        past_key_values=None,
+        cache=None,
+        **kwargs,
+    ):
+        cache = one_cache(past_key_values, cache)
+
         def attend(x: torch.Tensor) -> torch.Tensor:
-            return self.self_attn(x, position_embeddings, attention_mask, past_key_values, **kwargs)[0]
+            return self.self_attn(x, position_embeddings, attention_mask, cache, **kwargs)[0]
 
         return self.wiring(self, hidden_states, attend, self.mlp)

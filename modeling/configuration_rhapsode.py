@@ -29,7 +29,7 @@ class RhapsodeConfig(PreTrainedConfig):
 
     model_type = "rhapsode"
     _auto_class = "AutoConfig"
-    keys_to_ignore_at_inference: ClassVar = ["past_key_values"]
+    keys_to_ignore_at_inference: ClassVar = ["past_key_values", "cache"]
     base_model_pp_plan: ClassVar = {
         "embed_tokens": (["input_ids"], ["inputs_embeds"]),
         "layers": (["hidden_states", "attention_mask"], ["hidden_states"]),

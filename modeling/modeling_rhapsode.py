@@ -26,6 +26,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .attention import RhapsodeAttention
 from .block import RhapsodeDecoderLayer
+from .caches import CACHE, one_cache
 from .configuration_rhapsode import RhapsodeConfig
 from .norms import RhapsodePerHeadNorm, build_norm
 from .positions import RhapsodeSinusoidalEmbedding, absolute_positions, build_embeddings
@@ -40,7 +41,7 @@ class RhapsodePreTrainedModel(PreTrainedModel):
     config_class = RhapsodeConfig
     base_model_prefix = "model"
     _no_split_modules: ClassVar = ["RhapsodeDecoderLayer"]
-    _skip_keys_device_placement: ClassVar = ["past_key_values"]
+    _skip_keys_device_placement: ClassVar = ["past_key_values", "cache"]
     supports_gradient_checkpointing = _can_compile_fullgraph = True
     _supports_flash_attn = _supports_sdpa = _supports_flex_attn = _supports_attention_backend = True
     _can_record_outputs: ClassVar = {"hidden_states": RhapsodeDecoderLayer, "attentions": RhapsodeAttention}
@@ -96,27 +97,29 @@ class RhapsodeModel(RhapsodePreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,  # (B, T, D)
         use_cache: bool | None = None,
+        cache: Cache | None = None,  # the same as past_key_values, by its name from transformers 5.24 on
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPast:
+        cache = one_cache(past_key_values, cache)
         if (input_ids is None) ^ (inputs_embeds is not None):
             raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
-        masks = self.attention_masks(inputs_embeds, attention_mask, past_key_values, position_ids)
-        if use_cache and past_key_values is None:  # only now: beside a cache, masks ignore packed documents
-            past_key_values = DynamicCache(config=self.config)
+        masks = self.attention_masks(inputs_embeds, attention_mask, cache, position_ids)
+        if use_cache and cache is None:  # only now: beside a cache, masks ignore packed documents
+            cache = DynamicCache(config=self.config)
         if position_ids is None:
-            seen = past_key_values.get_seq_length() if past_key_values is not None else 0
+            seen = cache.get_seq_length() if cache is not None else 0
             position_ids = (torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + seen).unsqueeze(0)
             if self.embed_positions is not None:
                 position_ids = absolute_positions(position_ids, attention_mask)
         hidden_states = self.embed(inputs_embeds, position_ids)
         rotary = None if self.rotary_emb is None else self.rotary_emb(hidden_states, position_ids=position_ids)
-        kwargs |= {"position_ids": position_ids, "past_key_values": past_key_values, "use_cache": use_cache}
+        kwargs |= {"position_ids": position_ids, CACHE: cache, "use_cache": use_cache}
         layers = self.layers[: self.config.num_hidden_layers]
         for kind, decoder_layer in zip(self.attention_types, layers, strict=False):  # layers can be taken off the end
             hidden_states = decoder_layer(hidden_states, masks[kind], rotary, **kwargs)
-        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
+        return BaseModelOutputWithPast(self.norm(hidden_states), cache)
 
     def embed(self, inputs_embeds: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
         """Add positions, normalise and drop, (B, T, D) -> (B, T, D)."""
@@ -126,7 +129,7 @@ class RhapsodeModel(RhapsodePreTrainedModel):
             inputs_embeds = inputs_embeds + self.embed_positions(position_ids).to(inputs_embeds.dtype)
         return self.dropout(self.embed_norm(inputs_embeds))
 
-    def attention_masks(self, inputs_embeds, attention_mask, past_key_values, position_ids) -> dict:
+    def attention_masks(self, inputs_embeds, attention_mask, cache, position_ids) -> dict:
         """The mask of each kind of layer, in the form that the chosen attention kernel takes.
 
         Packed documents (positions that start again) never see each other, also where a mask of padding is given:
@@ -135,8 +138,8 @@ class RhapsodeModel(RhapsodePreTrainedModel):
         if isinstance(attention_mask, dict):  # `generate` made them, by `create_masks_for_generate`
             return attention_mask
         arguments = {"config": self.config, "inputs_embeds": inputs_embeds, "attention_mask": attention_mask}
-        arguments |= {"past_key_values": past_key_values, "position_ids": position_ids}
-        if attention_mask is not None and position_ids is not None and past_key_values is None:
+        arguments |= {CACHE: cache, "position_ids": position_ids}
+        if attention_mask is not None and position_ids is not None and cache is None:
             documents = masking_utils.find_packed_sequence_indices(position_ids.expand(len(inputs_embeds), -1))
             if documents is not None and "flash" not in self.config._attn_implementation:  # flash reads position_ids
                 arguments["and_mask_function"] = masking_utils.packed_sequence_mask_function(documents)
@@ -171,20 +174,26 @@ class RhapsodeForCausalLM(RhapsodePreTrainedModel, GenerationMixin):
         labels: torch.LongTensor | None = None,  # (B, T), not shifted; -100 is no target
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,  # the last n positions, or these; 0 is all
+        cache: Cache | None = None,  # the same as past_key_values
         **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithPast:
+        cache = one_cache(past_key_values, cache)
         outputs: BaseModelOutputWithPast = self.model(
-            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache=use_cache, **kwargs
+            input_ids, attention_mask, position_ids, cache, inputs_embeds, use_cache=use_cache, **kwargs
         )
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.scale_logits(self.lm_head(outputs.last_hidden_state[:, keep, :]))
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
-        return CausalLMOutputWithPast(loss, logits, outputs.past_key_values, outputs.hidden_states, outputs.attentions)
+        cache = getattr(outputs, CACHE)
+        return CausalLMOutputWithPast(loss, logits, cache, outputs.hidden_states, outputs.attentions)
 
-    def create_masks_for_generate(self, inputs_embeds, attention_mask, past_key_values, position_ids=None, **_) -> dict:
-        return self.model.attention_masks(inputs_embeds, attention_mask, past_key_values, position_ids)
+    def create_masks_for_generate(
+        self, inputs_embeds, attention_mask, past_key_values=None, position_ids=None, cache=None, **_
+    ) -> dict:
+        cache = one_cache(past_key_values, cache)
+        return self.model.attention_masks(inputs_embeds, attention_mask, cache, position_ids)
 
     def scale_logits(self, logits: torch.Tensor) -> torch.Tensor:
         """What stands between the head and the softmax: the multiplier and the soft cap of the configuration."""

@@ -29,7 +29,7 @@ class FeedForwardModel(nn.Module):
         self.hidden = nn.Linear(self.context * config.embedding_size, config.hidden_size)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, input_ids, attention_mask=None, position_ids=None, past_key_values=None, use_cache=None):
+    def forward(self, input_ids, attention_mask=None, position_ids=None, cache=None, use_cache=None):
         depth = depths(input_ids, attention_mask, position_ids)
         embedded = self.dropout(self.embed_tokens(input_ids))  # (B, T, m)
         T = embedded.shape[1]

@@ -47,17 +47,17 @@ class RecurrentModel(nn.Module):
         between = config.dropout if layers > 1 else 0.0
         self.recurrence = cell(config.embedding_size, config.hidden_size, layers, batch_first=True, dropout=between)
 
-    def forward(self, input_ids, attention_mask=None, position_ids=None, past_key_values=None, use_cache=None):
+    def forward(self, input_ids, attention_mask=None, position_ids=None, cache=None, use_cache=None):
         begins = depths(input_ids, attention_mask, position_ids) == 0  # (B, T)
         embedded = self.dropout(self.embed_tokens(input_ids))  # (B, T, D)
-        state = None if past_key_values is None else past_key_values.tensors
+        state = None if cache is None else cache.tensors
         # On a CPU torch has no LSTM under autocast at all, and its RNN is ten times slower than in float32.
         autocasts = embedded.device.type != "cpu" and torch.is_autocast_enabled(embedded.device.type)
         with torch.autocast(embedded.device.type, enabled=autocasts):
             hidden, state = self.run(embedded, begins, state)
-        seen = input_ids.shape[1] + (past_key_values.seen if past_key_values is not None else 0)
+        seen = input_ids.shape[1] + (cache.seen if cache is not None else 0)
         kept = RecurrentState(state, seen) if use_cache else None
-        return BaseModelOutputWithPast(last_hidden_state=self.dropout(hidden), past_key_values=kept)
+        return BaseModelOutputWithPast(self.dropout(hidden), kept)
 
     def run(self, x: torch.Tensor, begins: torch.Tensor, state: tuple | None) -> tuple[torch.Tensor, tuple]:
         """(B, T, D) -> (B, T, H), and the last state; `begins` (B, T) says where the state is set back."""

@@ -23,6 +23,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ...modeling import RhapsodeForCausalLM
+from ...modeling.caches import CACHE
 from ..options.base import UserError
 from ..training.compilation import check_compiler
 
@@ -58,8 +59,8 @@ def decode(model, input_ids, logits_processor, stopping_criteria, generation_con
     cache = Cache(layers=[StaticLayer(positions) for _ in range(model.config.num_hidden_layers)])
     mask, position = _padding(kwargs.get("attention_mask"), input_ids, positions)
     prompt_mask = None if mask is None else mask[:, :T]
-    inputs = {"attention_mask": prompt_mask, "position_ids": _prompt_positions(position, T)}
-    logits = model(input_ids, past_key_values=cache, use_cache=True, logits_to_keep=1, **inputs).logits[:, -1]
+    inputs = {CACHE: cache, "attention_mask": prompt_mask, "position_ids": _prompt_positions(position, T)}
+    logits = model(input_ids, use_cache=True, logits_to_keep=1, **inputs).logits[:, -1]
     ids, unfinished = input_ids, torch.ones(B, dtype=torch.bool, device=input_ids.device)
     with single_rows(model):
         while True:

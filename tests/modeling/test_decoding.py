@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from rhapsode.modeling.caches import CACHE
 from transformers import StaticCache
 
 CACHED = 5e-6  # float32 sums in another order, through two layers
@@ -14,17 +15,26 @@ def generate(model, ids, **arguments):
     return model.generate(ids, disable_compile=True, **arguments)
 
 
-def test_logits_are_the_same_with_every_cache(name, build, ids, assert_near):
+@pytest.mark.parametrize("argument", ["past_key_values", "cache"])  # either name in every version of transformers
+def test_logits_are_the_same_with_every_cache(name, argument, build, ids, assert_near):
     model, x = build(name), ids(2, 20)
     with torch.no_grad():
         expected = model(x, use_cache=False).logits
         for cache in (None, StaticCache(config=model.config, max_cache_len=24)):
             logits = []
             for part in x.split([9, 1, 1, 5, 1, 3], dim=1):
-                out = model(part, past_key_values=cache, use_cache=True)
-                cache = out.past_key_values
+                out = model(part, **{argument: cache}, use_cache=True)
+                cache = out[CACHE]
                 logits.append(out.logits)
             assert_near(torch.cat(logits, 1), expected, CACHED)
+
+
+def test_two_caches_are_refused(build, ids):
+    model, x = build("rhapsode-10m"), ids(1, 2)
+    cache = StaticCache(config=model.config, max_cache_len=4)
+    for part in (model, model.model):
+        with pytest.raises(ValueError, match="two names of one argument"):
+            part(x, past_key_values=cache, cache=cache)
 
 
 def test_text_is_the_same_with_every_cache_and_padding(name, build, ids):

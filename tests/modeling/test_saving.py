@@ -11,7 +11,7 @@ from rhapsode import RhapsodeForCausalLM, RhapsodeForSequenceClassification
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 CODE = {"attention", "block", "configuration_rhapsode", "feedforward", "modeling_rhapsode", "norms", "positions"}
-CODE |= {"presets", "validation"}
+CODE |= {"caches", "presets", "validation"}
 
 LOAD = """
 import sys

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from rhapsode import RhapsodeConfig, RhapsodeForCausalLM
+from rhapsode.modeling.caches import CACHE
 from rhapsode.modeling.positions import apply_rotary, rotate_half_split
 from rhapsode.modeling.presets import TINY, presets
 from rhapsode.recipes.cli import run_command
@@ -226,7 +227,7 @@ def test_the_wiring_computes_the_block(seed, tokenizer, switches):
 def test_the_cache_grows_as_the_real_one(tokenizer, ids):
     model = small(tokenizer).to(torch.bfloat16)
     with torch.no_grad():
-        real = model(torch.tensor([ids]), use_cache=True).past_key_values
+        real = model(torch.tensor([ids]), use_cache=True)[CACHE]
     held = sum(t.numel() * t.element_size() for layer in real.layers for t in (layer.keys, layer.values))
     assert cache(model.config)["per_token"] * len(ids) == held
     windowed = RhapsodeConfig(**{"num_hidden_layers": 2, "sliding_window": 16, "max_position_embeddings": 64})
