@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from .caches import update
 from .norms import build_qk_norm
 from .positions import apply_rotary, rotate_half_split, rotate_interleaved
 
@@ -49,7 +50,7 @@ class RhapsodeAttention(nn.Module):
         self.k_norm, self.k_width = build_qk_norm(config, K)
         self.clip = nn.Identity() if config.clip_qkv is None else nn.Hardtanh(-config.clip_qkv, config.clip_qkv)
 
-    def forward(self, hidden_states, position_embeddings=None, attention_mask=None, cache=None, **kwargs):
+    def forward(self, hidden_states, position_embeddings=None, attention_mask=None, past_key_values=None, **kwargs):
         """(B, T, D) -> (B, T, D) and, where the kernel has them, the weights; cos and sin are (B, T, R/2)."""
         shape = hidden_states.shape[:-1]
         q, k, v = self.q_proj(hidden_states), self.k_proj(hidden_states), self.v_proj(hidden_states)
@@ -61,8 +62,8 @@ class RhapsodeAttention(nn.Module):
         if self.use_rope:
             cos, sin = (table.unsqueeze(1) for table in position_embeddings)  # (B, 1, T, R/2)
             q, k = apply_rotary(q, cos, sin, self.rotate), apply_rotary(k, cos, sin, self.rotate)
-        if cache is not None:
-            k, v = cache.update(k, v, self.layer_idx)  # (B, K, S, C)
+        if past_key_values is not None:
+            k, v = update(past_key_values, k, v, self.layer_idx, kwargs)  # (B, K, S, C)
         kernel = self.config._attn_implementation
         attention_interface = ALL_ATTENTION_FUNCTIONS.get_interface(kernel, eager_attention_forward)
         dropout, window = self.attention_dropout if self.training else 0.0, self.sliding_window

@@ -14,7 +14,7 @@ from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention import RhapsodeAttention
-from .caches import one_cache
+from .caches import take_cache
 from .feedforward import RhapsodeGatedMLP, RhapsodeMLP
 from .norms import build_norm
 
@@ -75,16 +75,8 @@ class RhapsodeDecoderLayer(GradientCheckpointingLayer):
     def add(self, x: torch.Tensor, update: torch.Tensor) -> torch.Tensor:
         return torch.add(x, self.dropout(update), alpha=self.residual_multiplier)
 
-    def forward(
-        self,
-        hidden_states,
-        attention_mask=None,
-        position_embeddings=None,
-        past_key_values=None,
-        cache=None,
-        **kwargs,
-    ):
-        cache = one_cache(past_key_values, cache)
+    def forward(self, hidden_states, attention_mask=None, position_embeddings=None, past_key_values=None, **kwargs):
+        cache = take_cache(past_key_values, kwargs)
 
         def attend(x: torch.Tensor) -> torch.Tensor:
             return self.self_attn(x, position_embeddings, attention_mask, cache, **kwargs)[0]

@@ -26,7 +26,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .attention import RhapsodeAttention
 from .block import RhapsodeDecoderLayer
-from .caches import CACHE, one_cache
+from .caches import CACHE, take_cache
 from .configuration_rhapsode import RhapsodeConfig
 from .norms import RhapsodePerHeadNorm, build_norm
 from .positions import RhapsodeSinusoidalEmbedding, absolute_positions, build_embeddings
@@ -97,10 +97,9 @@ class RhapsodeModel(RhapsodePreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,  # (B, T, D)
         use_cache: bool | None = None,
-        cache: Cache | None = None,  # the same as past_key_values, by its name from transformers 5.24 on
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Unpack[TransformersKwargs],  # `cache` too, see caches.py
     ) -> BaseModelOutputWithPast:
-        cache = one_cache(past_key_values, cache)
+        cache = take_cache(past_key_values, kwargs)
         if (input_ids is None) ^ (inputs_embeds is not None):
             raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
         if inputs_embeds is None:
@@ -174,10 +173,9 @@ class RhapsodeForCausalLM(RhapsodePreTrainedModel, GenerationMixin):
         labels: torch.LongTensor | None = None,  # (B, T), not shifted; -100 is no target
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,  # the last n positions, or these; 0 is all
-        cache: Cache | None = None,  # the same as past_key_values
         **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithPast:
-        cache = one_cache(past_key_values, cache)
+        cache = take_cache(past_key_values, kwargs)
         outputs: BaseModelOutputWithPast = self.model(
             input_ids, attention_mask, position_ids, cache, inputs_embeds, use_cache=use_cache, **kwargs
         )
@@ -190,9 +188,9 @@ class RhapsodeForCausalLM(RhapsodePreTrainedModel, GenerationMixin):
         return CausalLMOutputWithPast(loss, logits, cache, outputs.hidden_states, outputs.attentions)
 
     def create_masks_for_generate(
-        self, inputs_embeds, attention_mask, past_key_values=None, position_ids=None, cache=None, **_
+        self, inputs_embeds, attention_mask, past_key_values=None, position_ids=None, **kwargs
     ) -> dict:
-        cache = one_cache(past_key_values, cache)
+        cache = take_cache(past_key_values, kwargs)
         return self.model.attention_masks(inputs_embeds, attention_mask, cache, position_ids)
 
     def scale_logits(self, logits: torch.Tensor) -> torch.Tensor:

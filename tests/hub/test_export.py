@@ -106,7 +106,7 @@ def test_the_code_is_the_packages_and_its_hash_is_in_the_card(make, tokenizer, t
     folder = export(make(), tmp_path / "out", tokenizer)
     ours = package_files(folder)
     assert ours.keys() == {path.name for path in folder.glob("*.py")}
-    assert len(ours) == 9
+    assert len(ours) == 10
     for name, path in ours.items():
         assert path.read_bytes() == (folder / name).read_bytes()
         assert path.parent.name == "modeling"

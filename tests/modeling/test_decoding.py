@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from rhapsode.modeling import caches
 from rhapsode.modeling.caches import CACHE
 from transformers import StaticCache
 
@@ -15,7 +16,7 @@ def generate(model, ids, **arguments):
     return model.generate(ids, disable_compile=True, **arguments)
 
 
-@pytest.mark.parametrize("argument", ["past_key_values", "cache"])  # either name in every version of transformers
+@pytest.mark.parametrize("argument", sorted({"past_key_values", CACHE}))
 def test_logits_are_the_same_with_every_cache(name, argument, build, ids, assert_near):
     model, x = build(name), ids(2, 20)
     with torch.no_grad():
@@ -29,12 +30,18 @@ def test_logits_are_the_same_with_every_cache(name, argument, build, ids, assert
             assert_near(torch.cat(logits, 1), expected, CACHED)
 
 
-def test_two_caches_are_refused(build, ids):
-    model, x = build("rhapsode-10m"), ids(1, 2)
-    cache = StaticCache(config=model.config, max_cache_len=4)
-    for part in (model, model.model):
-        with pytest.raises(ValueError, match="two names of one argument"):
-            part(x, past_key_values=cache, cache=cache)
+def test_the_names_of_the_cache(monkeypatch):
+    """From 5.24 on either; before, `cache` is the pages of continuous batching, and is the kernel's."""
+    one, other = object(), object()
+    monkeypatch.setattr(caches, "CACHE", "cache")
+    arguments = {"cache": one, "use_cache": True}
+    assert caches.take_cache(None, arguments) is one and arguments == {"use_cache": True}
+    assert caches.take_cache(one, {}) is one and caches.take_cache(None, {}) is None
+    with pytest.raises(ValueError, match="two names of one argument"):
+        caches.take_cache(one, {"cache": other})
+    monkeypatch.setattr(caches, "CACHE", "past_key_values")
+    arguments = {"cache": other}
+    assert caches.take_cache(one, arguments) is one and arguments == {"cache": other}
 
 
 def test_text_is_the_same_with_every_cache_and_padding(name, build, ids):
