@@ -104,7 +104,7 @@ def test_whoever_resumes_reads_what_an_uninterrupted_reader_does(
     small_windows, dataset, tokenizer, kind, packing, count
 ):
     """From any row, twice in a row, within a window and between windows, in the first epoch and later."""
-    source, _ = dataset(kind, [7, 3, 9])
+    source, _ = dataset(kind, [14, 6, 18])
     process, asked = Processes(count - 1, count), options(source, packing=packing)
     whole = open_rows(asked, tokenizer, LENGTH, process)
     expected, states = [], []
