@@ -11,7 +11,7 @@ CACHE = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else 
 
 
 def take_cache(past_key_values, arguments: dict):
-    """`past_key_values`, or what `arguments` have under the new name; `ValueError` if both are there."""
+    """The cache, under the old name or, out of `arguments`, the installed version's; `ValueError` if both are there."""
     cache = arguments.pop(CACHE, None)
     if past_key_values is not None and cache is not None:
         raise ValueError("past_key_values and cache are two names of one argument; give one of them")

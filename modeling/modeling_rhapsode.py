@@ -83,7 +83,6 @@ class RhapsodeModel(RhapsodePreTrainedModel):
         self.dropout = nn.Dropout(config.embedding_dropout)
         self.layers = nn.ModuleList([RhapsodeDecoderLayer(config, i) for i in range(config.num_hidden_layers)])
         self.norm = nn.Identity() if config.norm_order == "post" else build_norm(config)
-        self.attention_types = config.attention_types()  # of each layer; looking it up there takes as long as a norm
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -115,9 +114,9 @@ class RhapsodeModel(RhapsodePreTrainedModel):
         hidden_states = self.embed(inputs_embeds, position_ids)
         rotary = None if self.rotary_emb is None else self.rotary_emb(hidden_states, position_ids=position_ids)
         kwargs |= {"position_ids": position_ids, CACHE: cache, "use_cache": use_cache}
-        layers = self.layers[: self.config.num_hidden_layers]
-        for kind, decoder_layer in zip(self.attention_types, layers, strict=False):  # layers can be taken off the end
-            hidden_states = decoder_layer(hidden_states, masks[kind], rotary, **kwargs)
+        kinds = self.config.attention_types()
+        for i, decoder_layer in enumerate(self.layers[: self.config.num_hidden_layers]):
+            hidden_states = decoder_layer(hidden_states, masks[kinds[i]], rotary, **kwargs)
         return BaseModelOutputWithPast(self.norm(hidden_states), cache)
 
     def embed(self, inputs_embeds: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
@@ -143,7 +142,7 @@ class RhapsodeModel(RhapsodePreTrainedModel):
             if documents is not None and "flash" not in self.config._attn_implementation:  # flash reads position_ids
                 arguments["and_mask_function"] = masking_utils.packed_sequence_mask_function(documents)
         build = masking_utils.LAYER_PATTERN_TO_MASK_FUNCTION_MAPPING
-        return {kind: build[kind](**arguments) for kind in sorted(set(self.attention_types))}
+        return {kind: build[kind](**arguments) for kind in sorted(set(self.config.attention_types()))}
 
 
 class RhapsodeForCausalLM(RhapsodePreTrainedModel, GenerationMixin):

@@ -41,6 +41,10 @@ def open_reward_functions(specs: list[str], trust_remote_code: bool) -> list[Rew
     return [_open(spec, trust_remote_code) for spec in specs]
 
 
+def names_model(spec: str) -> bool:
+    return spec != JUDGE and (":" not in spec or Path(spec).is_dir())
+
+
 def check_columns(rewards: list[Reward], dataset: Dataset) -> None:
     """That the dataset has the columns which the functions cannot do without.
 
@@ -64,9 +68,7 @@ def is_watched(rewards: list[Reward], *datasets: Dataset) -> bool:
 def _open(spec: str, trust_remote_code: bool) -> Reward:
     if spec == JUDGE:
         return judge_reward
-    if ":" in spec and not Path(spec).is_dir():
-        return _function(spec)
-    return _model(spec, trust_remote_code)
+    return _model(spec, trust_remote_code) if names_model(spec) else _function(spec)
 
 
 def _function(spec: str) -> Callable:

@@ -45,18 +45,18 @@ class BaselineForCausalLM(PreTrainedModel, GenerationMixin):
         labels: torch.LongTensor | None = None,  # (B, T), not shifted; -100 is no target
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,  # the last n positions, or these; 0 is all
-        cache=None,  # the same as past_key_values, by its name from transformers 5.24 on
         **kwargs,
     ) -> CausalLMOutputWithPast:
-        outputs = self.model(
-            input_ids, attention_mask, position_ids, cache if past_key_values is None else past_key_values, use_cache
-        )
+        state = (
+            kwargs.pop("cache", None) if past_key_values is None else past_key_values
+        )  # named so in transformers 5.24
+        outputs = self.model(input_ids, attention_mask, position_ids, state, use_cache)
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.scale_logits(self.lm_head(outputs.last_hidden_state[:, keep]))
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
-        return CausalLMOutputWithPast(loss, logits, *outputs.to_tuple()[1:])
+        return CausalLMOutputWithPast(loss, logits, *outputs.to_tuple()[1:])  # the state, if one was asked for
 
     def scale_logits(self, logits: torch.Tensor) -> torch.Tensor:
         """Nothing stands between head and softmax. That the method is there tells the loss so, see `NextTokenLoss`."""

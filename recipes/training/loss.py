@@ -26,8 +26,8 @@ FEWEST = 128  # tokens; with fewer, summing up the head's gradient takes more th
 
 
 def held(device: torch.device) -> int:
-    """How many numbers are computed at once, of logits and of the head's gradient: as many as a CPU has in its caches,
-    and as many as keep any other device busy."""
+    """How many numbers are computed at once, of the head's gradient and of logits (of these more for a vocabulary above
+    16k on a CPU, see `FEWEST`): as many as a CPU's caches hold; elsewhere enough for large products, not measured."""
     return 2**21 if device.type == "cpu" else 2**25
 
 

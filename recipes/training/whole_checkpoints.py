@@ -3,8 +3,8 @@
 transformers writes a checkpoint's files one after the other into the directory of its final name, and takes the one
 with the highest number on resume: after a kill in the middle it opens half of one, and an optimizer or a random state
 that is missing is passed over in silence. Here they are written under another name, sealed (`sealing.py`), and checked
-before they are read. `identity.json` in each says what the rows and the number of processes were: transformers skips
-the rows that a run has seen by their number, whatever they are.
+before they are read. `identity.json` in each says what the run has learned from, and the number of processes:
+transformers skips the rows that a run has seen by their number, whatever they are.
 """
 
 import json
@@ -35,7 +35,7 @@ class WholeCheckpoints:
         """The newest intact checkpoint of the output directory, for `train(resume_from_checkpoint=...)`.
 
         Raises:
-            UserError: it is of other rows, or was written by another number of processes.
+            UserError: it is of other rows or other models, or was written by another number of processes.
         """
         found = [None]
         if self.args.process_index == 0:

@@ -1,5 +1,6 @@
 """The whole model against another one, written here from the papers' equations in plain torch and float64."""
 
+import copy
 import math
 
 import pytest
@@ -184,3 +185,17 @@ def test_every_parameter_receives_a_gradient(name, build, ids):
     model(x, labels=x).loss.backward()
     missing = [key for key, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert not missing
+
+
+def test_layers_that_are_added_count(build, ids, tmp_path):
+    """A model grown in depth: the same as after it has been saved and opened."""
+    model, x = build("rhapsode-10m", sliding_window=4), ids(1, 9)
+    before = model(x).logits
+    model.model.layers.extend(copy.deepcopy(layer) for layer in list(model.model.layers))
+    model.config.num_hidden_layers *= 2
+    for i, layer in enumerate(model.model.layers):
+        layer.self_attn.layer_idx = i
+    after = model(x).logits
+    assert not torch.allclose(after, before, atol=1e-3)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(RhapsodeForCausalLM.from_pretrained(tmp_path)(x).logits, after)

@@ -197,7 +197,7 @@ def test_other_weights_to_start_from_are_refused(sources, capsys, tmp_path):
     assert differing(sources.root / "sft-rewritten", expected) == []
     save_file({name: 1.01 * tensor for name, tensor in content.items()}, file, {"format": "pt"})
     line = said_in_one_line(*resume(sources, "sft", "sft-base", capsys, *changes), "sft")
-    assert "--resume with other weights of --model than" in line and "start a new run" in line
+    assert "--resume with other files of --model than" in line and "start a new run" in line
     assert differing(directory, expected) == []
 
 
