@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 
-from .base import UserError, option
+from .base import UserError, check_each, check_positive, option
 
 WAYS = ("none", "sft", "dpo")
 NEEDED_TO_MEASURE = {"model", "tokenizer", "trust_remote_code", "output_dir", "overwrite_output_dir", "before"}
@@ -54,12 +54,9 @@ class AbstainOptions:
     seed: int = option(0, "of questions, samples and pairs")
 
     def __post_init__(self):
-        for name in ("max_samples", "max_eval_samples", "max_new_tokens", "per_device_eval_batch_size", "temperature"):
-            if (value := getattr(self, name)) is not None and value <= 0:
-                raise UserError(f"--{name} {value} must be above 0")
-        for name in ("right_from", "known_from"):
-            if not 0 < (value := getattr(self, name)) <= 1:
-                raise UserError(f"--{name} {value} must be above 0 and at most 1")
+        check_positive(self, "max_samples", "max_eval_samples", "max_new_tokens", "per_device_eval_batch_size")
+        check_positive(self, "temperature")
+        check_each(self, ("right_from", "known_from"), lambda value: 0 < value <= 1, "must be above 0 and at most 1")
         if self.num_generations < 2:
             raise UserError(f"--num_generations {self.num_generations} shows no agreement; use 2 or more")
         if self.num_pairs < 1 or self.seed < 0:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from .base import UserError, option
+from .base import check_each, check_positive, option
 
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup")
 
@@ -57,17 +57,11 @@ class AlignmentOptions:
         positive = ("num_train_epochs", "max_steps", "per_device_train_batch_size", "per_device_eval_batch_size")
         positive += ("gradient_accumulation_steps", "learning_rate", "lora_r", "lora_alpha", "logging_steps")
         positive += ("eval_steps", "save_steps", "save_total_limit", "max_samples", "max_eval_samples")
-        self._check(positive, lambda value: value > 0, "must be above 0")
+        check_positive(self, *positive)
         natural = ("warmup_steps", "weight_decay", "max_grad_norm", "max_skipped_steps", "seed")
-        self._check(natural, lambda value: value >= 0, "must not be negative")
-        self._check(("lora_dropout",), lambda value: 0 <= value < 1, "must be from 0 up to, but not, 1")
-        self._check(("max_length",), lambda value: value > 1, "leaves nothing to predict; use 2 or more")
-
-    def _check(self, names: tuple[str, ...], is_legal, what: str) -> None:
-        for name in names:
-            value = getattr(self, name)
-            if value is not None and not is_legal(value):
-                raise UserError(f"--{name} {value} {what}")
+        check_each(self, natural, lambda value: value >= 0, "must not be negative")
+        check_each(self, ("lora_dropout",), lambda value: 0 <= value < 1, "must be from 0 up to, but not, 1")
+        check_each(self, ("max_length",), lambda value: value > 1, "leaves nothing to predict; use 2 or more")
 
 
 @dataclass
@@ -83,5 +77,5 @@ class AnsweringOptions(AlignmentOptions):
 
     def __post_init__(self):
         super().__post_init__()
-        self._check(("max_new_tokens",), lambda value: value > 0, "must be above 0")
-        self._check(("eval_prompts",), lambda value: value >= 0, "must not be negative")
+        check_positive(self, "max_new_tokens")
+        check_each(self, ("eval_prompts",), lambda value: value >= 0, "must not be negative")

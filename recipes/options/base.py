@@ -12,6 +12,7 @@ import re
 import sys
 import types
 import typing
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -163,6 +164,33 @@ def _converter(kind, optional):
 
     convert.__name__ = getattr(kind, "__name__", "value")
     return convert
+
+
+def check_each(options, names: Sequence[str], is_legal: Callable, what: str) -> None:
+    """
+    Raises:
+        UserError: an option of these names has a value, and not a legal one; `what` says so.
+    """
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and not is_legal(value):
+            raise UserError(f"--{name} {value} {what}")
+
+
+def check_positive(options, *names: str) -> None:
+    check_each(options, names, lambda value: value > 0, "must be above 0")
+
+
+def check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
+    """For lists of words; of a single one the parser sees to it.
+
+    Raises:
+        UserError: `value` of --`name` is none of `allowed`; it names the nearest, or all.
+    """
+    if value not in allowed:
+        nearest = get_close_matches(value, allowed, n=1)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"use {', '.join(allowed)}"
+        raise UserError(f"--{name} {value!r}: {hint}")
 
 
 def _unknown(what, key, names, prefix=""):

@@ -1,9 +1,8 @@
 """Options of `rhapsode bench`."""
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 
-from .base import UserError, option
+from .base import UserError, check_choice, check_each, check_positive, option
 
 SECTIONS = ("limits", "training", "decoding", "loss", "packing", "data", "checkpoints", "growth")
 PEERS = ("trainer", "trainer_best", "trainer_best_tuned", "llama", "litgpt", "llama_cpp")
@@ -59,24 +58,14 @@ class BenchOptions:
     seed: int = option(0, "of the weights and of the order of the rows")
 
     def __post_init__(self):
-        for name in POSITIVE:
-            if not getattr(self, name) > 0:
-                raise UserError(f"--{name} {getattr(self, name)} must be above 0")
+        check_positive(self, *POSITIVE)
         for name in ("decode_batches", "growth_lengths", "growth_vocabularies", "growth_widths"):
             if any(value < 1 for value in getattr(self, name)):
                 raise UserError(f"--{name} {' '.join(map(str, getattr(self, name)))}: all must be above 0")
-        for name, least in (("length", 2), ("new_tokens", 2), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"--{name} {getattr(self, name)} must be {least} or more")
+        check_each(self, ("length", "new_tokens"), lambda value: value >= 2, "must be 2 or more")
+        check_each(self, ("seed",), lambda value: value >= 0, "must be 0 or more")
         for name, allowed in (("measure", SECTIONS), ("peers", PEERS), ("decode_dtypes", DTYPES)):
             for value in getattr(self, name):
-                _check_choice(name, value, allowed)
+                check_choice(name, value, allowed)
         if not self.measure or not self.preset:
             raise UserError("--measure and --preset: name at least one section and one design")
-
-
-def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        nearest = get_close_matches(value, allowed, n=1)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else f"use {', '.join(allowed)}"
-        raise UserError(f"--{name} {value!r}: {hint}")

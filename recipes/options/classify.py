@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from .alignment import AlignmentOptions
-from .base import UserError, option
+from .base import UserError, check_each, option
 
 SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
 
@@ -39,6 +39,6 @@ class ClassifyOptions(AlignmentOptions):
 
     def __post_init__(self):
         super().__post_init__()
-        self._check(("lm_coef",), lambda value: value >= 0, "must not be negative")
+        check_each(self, ("lm_coef",), lambda value: value >= 0, "must not be negative")
         if self.freeze and self.use_peft:
             raise UserError("--freeze with --use_peft: with adapters only they and the head are trained; use one")

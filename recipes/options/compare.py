@@ -1,9 +1,8 @@
 """Options of `rhapsode compare`."""
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 
-from .base import UserError, option
+from .base import UserError, check_choice, check_positive, option
 from .pretrain import ARCHITECTURES, OPTIMIZERS
 
 ORDER = ["ngram", "feedforward", "rnn", "lstm", "transformer"]
@@ -39,13 +38,11 @@ class CompareOptions:
     seed: int = option(0, "of weights and data order")
 
     def __post_init__(self):
-        for name in ("max_seconds", "vocab_size", "per_device_train_batch_size"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"--{name} {getattr(self, name)} must be above 0")
+        check_positive(self, "max_seconds", "vocab_size", "per_device_train_batch_size")
         if self.max_length < 2:
             raise UserError(f"--max_length {self.max_length} leaves nothing to predict; use 2 or more")
         for name in self.architectures:
-            _check_architecture("architectures", name, ARCHITECTURES)
+            check_choice("architectures", name, ARCHITECTURES)
         if len(set(self.architectures)) < len(self.architectures) or not self.architectures:
             raise UserError(f"--architectures {' '.join(self.architectures)}: name each once, and at least one")
         for name in ("config_overrides", "learning_rates"):
@@ -54,7 +51,7 @@ class CompareOptions:
                 if not separator:
                     form = "architecture.field=value" if name == "config_overrides" else "architecture=rate"
                     raise UserError(f"--{name} {item!r} is not of the form {form}")
-                _check_architecture(name, target, self.architectures)
+                check_choice(name, target, self.architectures)
         for item in self.learning_rates:
             try:
                 is_rate = 0 <= float(item.partition("=")[2]) < float("inf")
@@ -62,10 +59,3 @@ class CompareOptions:
                 is_rate = False
             if not is_rate:
                 raise UserError(f"--learning_rates {item!r}: the rate is not a number of 0 or more")
-
-
-def _check_architecture(option_name: str, name: str, allowed) -> None:
-    if name not in allowed:
-        nearest = get_close_matches(name, allowed, n=1)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else f"use {', '.join(allowed)}"
-        raise UserError(f"--{option_name} {name!r}: {hint}")

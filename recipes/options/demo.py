@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from .base import UserError, option
+from .base import check_positive, option
 
 
 @dataclass
@@ -27,9 +27,7 @@ class DemoOptions:
     seed: int = option(0, "of weights, data order and samples")
 
     def __post_init__(self):
-        for name in ("max_seconds", "objects", "effort"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"--{name} {getattr(self, name)} must be above 0")
+        check_positive(self, "max_seconds", "objects", "effort")
 
     @property
     def resume(self) -> bool:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from .alignment import AnsweringOptions
-from .base import UserError, option
+from .base import UserError, check_each, check_positive, option
 
 
 @dataclass
@@ -42,6 +42,6 @@ class DistillOptions(AnsweringOptions):
             raise UserError(f"--use_peft with --preset {self.preset}: adapters need weights that know something")
         if self.config_overrides and not self.preset:
             raise UserError(f"--config_overrides {' '.join(self.config_overrides)} change a --preset; give one")
-        self._check(("beta", "lmbda"), lambda value: 0 <= value <= 1, "must be from 0 to 1")
-        self._check(("temperature",), lambda value: value > 0, "must be above 0")
-        self._check(("max_completion_length",), lambda value: value > 1, "is too short; use 2 or more")
+        check_each(self, ("beta", "lmbda"), lambda value: 0 <= value <= 1, "must be from 0 to 1")
+        check_positive(self, "temperature")
+        check_each(self, ("max_completion_length",), lambda value: value > 1, "is too short; use 2 or more")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from .alignment import AnsweringOptions
-from .base import UserError, option
+from .base import UserError, check_each, check_positive, option
 
 LOSSES = ("sigmoid", "hinge", "ipo", "robust", "sigmoid_norm", "apo_zero", "apo_down")
 
@@ -27,8 +27,8 @@ class DpoOptions(AnsweringOptions):
 
     def __post_init__(self):
         super().__post_init__()
-        self._check(("beta",), lambda value: value > 0, "must be above 0")
-        self._check(("label_smoothing",), lambda value: 0 <= value < 0.5, "must be from 0 up to, but not, 0.5")
+        check_positive(self, "beta")
+        check_each(self, ("label_smoothing",), lambda value: 0 <= value < 0.5, "must be from 0 up to, but not, 0.5")
         if (self.loss_type == "robust") != (self.label_smoothing > 0):
             raise UserError(
                 f"--loss_type {self.loss_type} with --label_smoothing {self.label_smoothing}: the share of wrong pairs "

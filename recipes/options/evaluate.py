@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from .base import UserError, option
+from .base import UserError, check_each, check_positive, option
 
 
 @dataclass
@@ -47,16 +47,9 @@ class EvaluateOptions:
     json: bool = option(False, "print one JSON object")
 
     def __post_init__(self):
-        for name in ("max_length", "stride", "batch_size", "max_documents", "max_examples", "bootstrap_samples"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"--{name} {value} must be above 0")
-        for name in ("memorization", "num_fewshot", "seed"):
-            if (getattr(self, name) or 0) < 0:
-                raise UserError(f"--{name} {getattr(self, name)} must be 0 or more")
-        for name in ("prefix_tokens", "continuation_tokens"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name} {getattr(self, name)} must be above 0")
+        check_positive(self, "max_length", "stride", "batch_size", "max_documents", "max_examples", "bootstrap_samples")
+        check_each(self, ("memorization", "num_fewshot", "seed"), lambda value: value >= 0, "must be 0 or more")
+        check_positive(self, "prefix_tokens", "continuation_tokens")
         if self.max_length == 1:
             raise UserError("--max_length 1 leaves nothing to predict; use 2 or more")
         for name, needs in (("per_document", self.reads_text), ("per_example", self.tasks)):

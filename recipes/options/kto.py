@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from .alignment import AnsweringOptions
-from .base import UserError, option
+from .base import UserError, check_positive, option
 
 LOSSES = ("kto", "apo_zero_unpaired")
 
@@ -25,7 +25,7 @@ class KtoOptions(AnsweringOptions):
 
     def __post_init__(self):
         super().__post_init__()
-        self._check(("beta", "desirable_weight", "undesirable_weight"), lambda value: value > 0, "must be above 0")
+        check_positive(self, "beta", "desirable_weight", "undesirable_weight")
         if self.loss_type == "kto" and self.per_device_train_batch_size < 2:
             raise UserError(
                 f"--per_device_train_batch_size {self.per_device_train_batch_size}: the KL estimate of kto pairs each "

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from .alignment import AnsweringOptions
-from .base import UserError, option
+from .base import UserError, check_each, check_positive, option
 
 
 @dataclass
@@ -26,11 +26,9 @@ class RolloutOptions(AnsweringOptions):
 
     def __post_init__(self):
         super().__post_init__()
-        self._check(
-            ("steps_per_generation", "num_iterations", "temperature", "epsilon"), lambda v: v > 0, "must be above 0"
-        )
-        self._check(("max_completion_length",), lambda value: value > 1, "is too short; use 2 or more")
-        self._check(("beta",), lambda value: value >= 0, "must not be negative")
+        check_positive(self, "steps_per_generation", "num_iterations", "temperature", "epsilon")
+        check_each(self, ("max_completion_length",), lambda value: value > 1, "is too short; use 2 or more")
+        check_each(self, ("beta",), lambda value: value >= 0, "must not be negative")
 
     def _check_weights(self, count: int, of: str) -> None:
         weights = self.reward_weights
@@ -62,8 +60,8 @@ class OnlineOptions(RolloutOptions):
 
     def __post_init__(self):
         super().__post_init__()
-        self._check(
-            ("num_generations",), lambda value: value > 1, "has nothing to compare an answer with; use 2 or more"
+        check_each(
+            self, ("num_generations",), lambda value: value > 1, "has nothing to compare an answer with; use 2 or more"
         )
         if not self.reward_funcs and self.dataset.partition(":")[0] != "stdlib":
             raise UserError(f"--reward_funcs: say what a good answer to the prompts of {self.dataset} is")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from .base import UserError, option
+from .base import UserError, check_each, option
 from .online import RolloutOptions
 
 ESTIMATORS = ("k1", "k3")
@@ -79,4 +79,4 @@ class PpoOptions(RolloutOptions):
                 f"--ptx_coef {self.ptx_coef} with --pretraining_dataset {self.pretraining_dataset or 'none'}: the "
                 f"coefficient weighs that text; give both or neither"
             )
-        self._check(("ptx_max_length",), lambda value: value > 1, "is too short; use 2 or more")
+        check_each(self, ("ptx_max_length",), lambda value: value > 1, "is too short; use 2 or more")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from .base import UserError, option
+from .base import UserError, check_each, check_positive, option
 from .tokenizer import ALGORITHMS
 
 ARCHITECTURES = ("transformer", "ngram", "feedforward", "rnn", "lstm")
@@ -130,22 +130,14 @@ class PretrainOptions:
         positive += ("max_steps", "max_seconds", "max_length", "eval_steps", "save_steps", "save_total_limit")
         positive += ("max_eval_tokens", "final_eval_tokens", "vocab_size", "num_proc", "num_processes")
         positive += ("save_minutes", "milestone_steps")
-        for name in positive:
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise UserError(f"--{name} {value} must be above 0")
+        check_positive(self, *positive)
         natural = ("learning_rate", "muon_learning_rate", "weight_decay", "max_grad_norm", "warmup_steps", "seed")
         natural += ("batch_warmup_steps", "z_loss", "spike_threshold", "max_skipped_steps", "sample_tokens")
-        for name in natural:
-            if not getattr(self, name) >= 0:
-                raise UserError(f"--{name} {getattr(self, name)} must not be negative")
-        for name in ("adam_beta1", "adam_beta2", "decay_share", "min_lr_ratio"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"--{name} {getattr(self, name)} must be from 0 to 1")
-        if not 0 < self.validation_share < 1:
-            raise UserError(f"--validation_share {self.validation_share} must be above 0 and below 1")
-        if not 0 <= self.ema_decay < 1:
-            raise UserError(f"--ema_decay {self.ema_decay} must be from 0 up to, but not, 1")
+        check_each(self, natural, lambda value: value >= 0, "must not be negative")
+        shares = ("adam_beta1", "adam_beta2", "decay_share", "min_lr_ratio")
+        check_each(self, shares, lambda value: 0 <= value <= 1, "must be from 0 to 1")
+        check_each(self, ("validation_share",), lambda value: 0 < value < 1, "must be above 0 and below 1")
+        check_each(self, ("ema_decay",), lambda value: 0 <= value < 1, "must be from 0 up to, but not, 1")
         if self.accelerate_config is not None and self.num_processes is None:
             raise UserError(f"--accelerate_config {self.accelerate_config} without --num_processes: say how many")
         if self.max_length is not None and self.max_length < 2:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from .base import UserError, option
+from .base import UserError, check_positive, option
 
 
 @dataclass
@@ -33,9 +33,6 @@ class QuantizeOptions:
     json: bool = option(False, "print one JSON object")
 
     def __post_init__(self):
-        for name in ("group_size", "max_documents", "batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"--{name} {value} must be above 0")
+        check_positive(self, "group_size", "max_documents", "batch_size")
         if self.max_length is not None and self.max_length < 2:
             raise UserError(f"--max_length {self.max_length} leaves nothing to predict; use 2 or more")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from .alignment import AlignmentOptions
-from .base import option
+from .base import check_each, option
 
 
 @dataclass
@@ -25,4 +25,4 @@ class RewardOptions(AlignmentOptions):
 
     def __post_init__(self):
         super().__post_init__()
-        self._check(("center_rewards_coefficient",), lambda value: value >= 0, "must not be negative")
+        check_each(self, ("center_rewards_coefficient",), lambda value: value >= 0, "must not be negative")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from .base import UserError, option
+from .base import UserError, check_each, check_positive, option
 from .pretrain import OPTIMIZERS, SCHEDULES
 
 PARAMETER_COUNTS = ("all", "non_embedding")
@@ -68,13 +68,9 @@ class ScalingOptions:
     def __post_init__(self):
         positive = ("held_out_tokens", "held_out_ratio", "noise_seeds", "max_minutes", "vocab_size", "num_proc")
         positive += ("per_device_train_batch_size",)
-        for name in positive:
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise UserError(f"--{name} {value} must be above 0")
-        for name in ("learning_rate", "muon_learning_rate", "weight_decay", "warmup_steps"):
-            if getattr(self, name) < 0:
-                raise UserError(f"--{name} {getattr(self, name)} must not be negative")
+        check_positive(self, *positive)
+        natural = ("learning_rate", "muon_learning_rate", "weight_decay", "warmup_steps")
+        check_each(self, natural, lambda value: value >= 0, "must not be negative")
         if self.max_length < 2:
             raise UserError(f"--max_length {self.max_length} leaves nothing to predict; use 2 or more")
         if not 0 < self.confidence < 1:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from .base import UserError, option
+from .base import UserError, check_positive, option
 
 ALGORITHMS = ("bpe", "wordpiece", "unigram", "word", "char")
 
@@ -33,10 +33,7 @@ class TokenizerOptions:
     seed: int = option(0, "of the small models; learning a vocabulary draws nothing at random")
 
     def __post_init__(self):
-        for name in ("vocab_size", "max_bytes", "max_length"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"--{name} {value} must be above 0")
+        check_positive(self, "vocab_size", "max_bytes", "max_length")
         if self.train_steps < 0:
             raise UserError(f"--train_steps {self.train_steps} must not be negative")
         if self.train_steps and not self.compare:
