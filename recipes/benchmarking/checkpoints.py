@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from ..training.checkpoint import Retention, newest_checkpoint, save_checkpoint
 from ..training.state import collect, restore
 from .bench import Bench
-from .figures import LESS, Figure, entries
+from .figures import LESS, Figure, entries, round_shares
 from .interleaving import LIMIT, OURS, PEER, Contender, Entrant
 from .trainer import OrderedTrainer, RowsInOrder, arguments_of
 from .training import FixedRows, loop_of, loop_options, train_step
@@ -103,7 +103,7 @@ def measure(bench: Bench) -> list[Figure]:
         seconds = {name: [s["seconds"] for s in samples[f"{name}, {do}"]] for name in kinds}
         rows = entries(seconds, kinds, stage.faults)
         for entry in rows:
-            entry.shares = [limit / s for limit, s in zip(seconds[DISK], entry.values, strict=False)]
+            entry.shares = round_shares(seconds[DISK], entry.values)
         figures.append(Figure("checkpoints", f"{do} {size:,.0f} MB, {design.name}", "s", rows, LESS, words))
     return figures
 

@@ -42,15 +42,19 @@ class Batches:
         return len(self.order[self.kind])
 
     def batch(self, start: int, count: int) -> dict[str, torch.Tensor]:
-        order, at = self.order[self.kind], self.at[self.kind]
+        chosen = self.chosen(self.kind, self.at[self.kind], count)
         self.at[self.kind] += count
-        chosen = [int(order[(at + i) % len(order)]) for i in range(count)]
         if self.kind == PADDED:
             return padded([self.documents[i][: self.length] for i in chosen])
         rows = collate([self.sources[self.kind].row(i) for i in chosen])
         if self.kind == FULL:
             rows = {"input_ids": rows["input_ids"], "labels": rows["input_ids"].clone()}
         return rows
+
+    def chosen(self, kind: str, begin: int, count: int) -> list[int]:
+        """The numbers of the rows of a batch; of documents where each is a row."""
+        order = self.order[kind]
+        return [int(order[(begin + i) % len(order)]) for i in range(count)]
 
     def shares(self) -> dict[str, float]:
         """The share of padding among all positions of best-fit rows, and the mean number of documents in one."""
@@ -89,8 +93,7 @@ def loop(turns: Turns, model: str, documents: str, batch: int, length: int, seed
 
 def tokens_of(rows: Batches, kind: str, before: int, count: int) -> int:
     """Tokens of text in the batch that was drawn: positions but for the padding."""
-    order = rows.order[kind]
-    chosen = [int(order[(before + i) % len(order)]) for i in range(count)]
+    chosen = rows.chosen(kind, before, count)
     if kind == PADDED:
         return sum(min(len(rows.documents[i]), rows.length) for i in chosen)
     if kind != BEST_FIT:

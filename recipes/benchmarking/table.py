@@ -3,6 +3,7 @@
 from ..reporting.tables import table
 from .figures import LESS, Figure
 from .interleaving import OURS
+from .machine import NOT_INSTALLED
 
 TITLES = {"limits": "The machine", "training": "Training", "decoding": "Decoding", "loss": "Loss"}
 TITLES |= {"packing": "Packing", "data": "Data", "checkpoints": "Checkpoints", "growth": "Growth"}
@@ -21,7 +22,7 @@ def report(figures: list[Figure], results: dict) -> str:
         f"{options['rounds']} rounds in which the contenders take turns, the lowest and the highest beside them; "
         "ratios are medians of the rounds' ratios.",
     ]
-    missing = [name for name, version in results["peers"].items() if version == "not installed"]
+    missing = [name for name, version in results["peers"].items() if version == NOT_INSTALLED]
     if missing:
         lines.append(f"Not installed, and so not measured: {', '.join(missing)}.")
     if results["goals"]:

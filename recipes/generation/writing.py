@@ -57,9 +57,10 @@ def end_tokens(model, tokenizer) -> list[int]:
 
 def _has_said(tokenizer, until: Sequence[str], start: int) -> Callable:
     """Which rows have one of the texts at their end, as transformers asks after each token."""
+    longest = _longest(until)
 
     def has_said(rows: torch.Tensor, scores, **kwargs) -> torch.Tensor:
-        said = [_says(tokenizer, until, row) for row in rows[:, max(start, rows.shape[1] - _longest(until)) :].tolist()]
+        said = [_says(tokenizer, until, row) for row in rows[:, max(start, rows.shape[1] - longest) :].tolist()]
         return torch.tensor(said, device=rows.device)
 
     return has_said
@@ -67,7 +68,8 @@ def _has_said(tokenizer, until: Sequence[str], start: int) -> Callable:
 
 def _up_to_text(tokenizer, until: Sequence[str], ids: list[int]) -> list[int]:
     """A row that has said one of the texts is padded as long as others of its batch go on."""
-    ends = (i for i in range(1, len(ids) + 1) if _says(tokenizer, until, ids[max(0, i - _longest(until)) : i]))
+    longest = _longest(until)
+    ends = (i for i in range(1, len(ids) + 1) if _says(tokenizer, until, ids[max(0, i - longest) : i]))
     return ids[: next(ends, len(ids))]
 
 

@@ -30,7 +30,7 @@ def seal(temporary: Path, final: Path) -> None:
     """Flush and hash every file of `temporary`, and give it the name `final`, whatever had it before."""
     files = {str(p.relative_to(temporary)): p for p in sorted(temporary.rglob("*")) if p.is_file()}
     with ThreadPoolExecutor() as pool:  # one file is read while another one is on its way to the disk
-        hashes = pool.map(_hash, files.values())
+        hashes = pool.map(file_hash, files.values())
         list(pool.map(_sync, temporary.rglob("*")))
         entries = {
             name: {"size": p.stat().st_size, "sha256": h} for (name, p), h in zip(files.items(), hashes, strict=True)
@@ -58,7 +58,7 @@ def damage(path: Path) -> str | None:
         if file.stat().st_size != size:
             return f"{name} has {file.stat().st_size} bytes in place of {size}"
     with ThreadPoolExecutor() as pool:
-        hashes = pool.map(lambda name: _hash(path / name), expected)
+        hashes = pool.map(lambda name: file_hash(path / name), expected)
         differing = (name for name, digest in zip(expected, hashes, strict=True) if digest != expected[name][1])
         name = next(differing, None)
     return name and f"{name} does not match its hash"
@@ -157,7 +157,8 @@ def as_os_error(error: Exception) -> OSError | None:
     return None
 
 
-def _hash(path: Path) -> str:
+def file_hash(path: Path) -> str:
+    """SHA-256 of its content, in hexadecimal digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

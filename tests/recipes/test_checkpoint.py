@@ -284,7 +284,7 @@ def test_leftovers_of_a_killed_write_are_ignored_and_removed(save):
     assert names(path.parent) == ["step-00000001", "step-00000003"]
 
 
-FAILING = {"save_file": checkpoint, "_hash": sealing, "_sync": sealing}
+FAILING = {"save_file": checkpoint, "file_hash": sealing, "_sync": sealing}
 
 
 @pytest.mark.parametrize(("failing", "where"), FAILING.items(), ids=FAILING)
